@@ -1,0 +1,86 @@
+//! Every compile-time bound of the server, with its reason. Bounds that an operator may need to
+//! move are settings (`config.rs`); these are not. Relations between them are asserted below.
+
+use std::time::Duration;
+
+/// Largest datagram we accept or send, bytes of UDP payload. Clients keep RTP below 1,200 bytes plus
+/// overhead and their own receive buffers start at 1,460 (protocol.md §2.3); an Ethernet frame holds
+/// 1,472. What is longer is no voice packet.
+pub const DATAGRAM_BYTES_MAX: usize = 1_472;
+
+/// Sessions in one channel. One datagram's fan-out must fit the egress at once, since a sans-IO core
+/// cannot flush in mid-loop; 4,096 is four times the largest stage a single core forwards to at 50
+/// packets a second (perf/results will say better; a channel bigger than a core is future work).
+pub const CHANNEL_SESSIONS_MAX: usize = 4_096;
+
+/// Sessions on one shard: 16 bits of flow table and 50 B of counters each; ten times what a core
+/// carries when they talk.
+pub const SHARD_SESSIONS_MAX: usize = 65_536;
+
+/// Bytes of the egress arena: one full-size video datagram to the largest channel, and a margin of
+/// one batch. Pages that are never filled are never touched.
+pub const EGRESS_BYTES_MAX: usize = (CHANNEL_SESSIONS_MAX + EGRESS_FLUSH_AT) * DATAGRAM_BYTES_MAX;
+
+/// Datagrams the egress holds: the largest fan-out, after a batch that was just short of flushing.
+pub const EGRESS_DATAGRAMS_MAX: usize = CHANNEL_SESSIONS_MAX + EGRESS_FLUSH_AT;
+
+/// Filled datagrams at which the driver flushes rather than handle the next one. Fewer flushes group
+/// more video segments per destination; more keep the arena in the second-level cache
+/// (512 × 200 bytes of voice = 100 KiB).
+pub const EGRESS_FLUSH_AT: usize = 512;
+
+/// Datagrams handled before the media task looks at WebSockets again.
+pub const MEDIA_BATCH_MAX: usize = 64;
+
+/// Largest WebSocket message from a client, bytes: the largest legitimate one is an MLS welcome of
+/// 44 KB at 100 members (protocol.md §1.1).
+pub const MESSAGE_BYTES_MAX: usize = 256 * 1_024;
+
+/// Deepest JSON nesting a client may send: the deepest legitimate message has five levels
+/// (op 12, `streams[].max_resolution`).
+pub const JSON_DEPTH_MAX: usize = 16;
+
+/// Time from accept to a valid Identify or Resume, TLS and upgrade included (protocol.md §1.5).
+pub const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Heartbeat interval announced in Hello, milliseconds: Discord's own (protocol.md §1.4, op 8).
+pub const HEARTBEAT_INTERVAL_MS: u64 = 41_250;
+
+/// Silence after which a connection is closed 4009: two intervals and a margin (protocol.md §1.6).
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(2 * HEARTBEAT_INTERVAL_MS + 10_000);
+
+/// Messages a client may send at once, and then per second, before it is closed 4021. The busiest
+/// legitimate clients send a few speaking updates and sink wants a second.
+pub const MESSAGE_BURST_MAX: u32 = 120;
+/// See [`MESSAGE_BURST_MAX`].
+pub const MESSAGES_PER_SECOND: u32 = 20;
+
+/// Messages kept for a numbered resume (protocol.md §1.7).
+pub const REPLAY_MESSAGES_MAX: usize = 1_024;
+/// Bytes kept for a numbered resume (protocol.md §1.7).
+pub const REPLAY_BYTES_MAX: usize = 1_024 * 1_024;
+
+/// Unsent bytes towards one WebSocket before its reader counts as gone. Twice the replay bound: a
+/// full replay must fit beside live traffic.
+pub const OUTBOX_BYTES_MAX: usize = 2 * REPLAY_BYTES_MAX;
+
+/// Length of `session_id` and `token` in Identify, Resume and grants, bytes: signed tokens are a few
+/// hundred characters (protocol.md §6.4).
+pub const CREDENTIAL_BYTES_MAX: usize = 2_048;
+
+/// Video layers one client may declare: Discord's clients declare two, simulcast has three.
+pub const LAYERS_MAX: usize = 4;
+/// Codecs one client may list: a browser lists about fifteen with all profiles.
+pub const CODECS_MAX: usize = 64;
+/// Entries in one Media Sink Wants: every layer and audio stream of a full channel's video senders.
+pub const SINK_WANTS_MAX: usize = 512;
+
+/// Channels a node keeps at once, sessions it admits in all, grants it stores: bounds on what a
+/// backend's mistake can cost in memory (1 KiB a grant).
+pub const GRANTS_MAX: usize = 1_000_000;
+
+const _: () = assert!(CHANNEL_SESSIONS_MAX <= SHARD_SESSIONS_MAX);
+const _: () = assert!(EGRESS_BYTES_MAX <= u32::MAX as usize);
+const _: () = assert!(REPLAY_BYTES_MAX >= MESSAGE_BYTES_MAX);
+const _: () = assert!(OUTBOX_BYTES_MAX >= REPLAY_BYTES_MAX + MESSAGE_BYTES_MAX);
+const _: () = assert!(DATAGRAM_BYTES_MAX <= u16::MAX as usize);
