@@ -55,6 +55,20 @@ pub const MESSAGE_BURST_MAX: u32 = 120;
 /// See [`MESSAGE_BURST_MAX`].
 pub const MESSAGES_PER_SECOND: u32 = 20;
 
+/// Messages a client may send between Identify and the answer: the busiest send four (op 1, 5, 12
+/// and 15), and what comes before the answer is from a stranger.
+pub const HELD_MESSAGES_MAX: usize = 16;
+/// Bytes of those messages: one of the largest size.
+pub const HELD_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+
+/// Opcodes of the server's own that a client may send before it is closed 4001: a slip is forgiven,
+/// a client that mistakes its role is not (protocol.md §1.8).
+pub const SERVER_ONLY_OPCODES_MAX: u32 = 3;
+
+/// Length of a heartbeat's number, bytes of text, for it is echoed as written: the longest shortest
+/// form of a double has 24.
+pub const HEARTBEAT_NONCE_BYTES_MAX: usize = 32;
+
 /// Messages kept for a numbered resume (protocol.md §1.7).
 pub const REPLAY_MESSAGES_MAX: usize = 1_024;
 /// Bytes kept for a numbered resume (protocol.md §1.7).
@@ -70,6 +84,8 @@ pub const CREDENTIAL_BYTES_MAX: usize = 2_048;
 
 /// Video layers one client may declare: Discord's clients declare two, simulcast has three.
 pub const LAYERS_MAX: usize = 4;
+/// Length of a layer's `rid`, bytes: what a one-byte RTP header extension holds (RFC 8285 §4.2).
+pub const RID_BYTES_MAX: usize = 16;
 /// Codecs one client may list: a browser lists about fifteen with all profiles.
 pub const CODECS_MAX: usize = 64;
 /// Entries in one Media Sink Wants: every layer and audio stream of a full channel's video senders.
