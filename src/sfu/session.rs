@@ -4,11 +4,12 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    crypto::SecretKey,
+    crypto::{Mode, SecretKey},
     egress::Path,
     id::{ConnectionId, Ssrc},
     sfu::{
         Admission, DisconnectReason, Kind, Policy, SessionReport,
+        budget::Budget,
         codec::{AUDIO_CLOCK_HZ, OPUS_PAYLOAD_TYPE, PayloadTypes, VIDEO_CLOCK_HZ},
         cursor::Cursor,
         reception::Reception,
@@ -121,6 +122,8 @@ pub struct Session {
     pub repeat_description: bool,
     /// Where discovery last saw the client.
     pub candidate: Option<Path>,
+    /// Discovery requests it may still make.
+    pub discoveries: Budget,
     /// Whether control knows that the media path is up.
     pub connected: bool,
     /// Whether it has sent RTCP.
@@ -176,6 +179,7 @@ impl Session {
             description: None,
             repeat_description: false,
             candidate: None,
+            discoveries: Budget::new(DISCOVERIES.0, DISCOVERIES.1),
             connected: false,
             sent_rtcp: false,
             rtt: None,
@@ -249,6 +253,22 @@ impl Session {
         }
     }
 
+    /// Whether it sends video now.
+    pub fn shows_video(&self) -> bool {
+        !self.video.is_empty()
+    }
+
+    /// The primary SSRCs of its layers.
+    pub fn primaries(&self) -> impl Iterator<Item = Ssrc> {
+        self.layers.iter().filter_map(|layer| layer.ssrc)
+    }
+
+    /// Whether RTCP is of use to it: it has video or speaks RTCP itself (protocol.md §2.5). Where the
+    /// header is the nonce, two reports of one shape would share one, so none are sent.
+    pub fn takes_rtcp(&self, mode: Mode) -> bool {
+        mode != Mode::Xsalsa20Poly1305 && (self.sent_rtcp || self.payload_types().is_some())
+    }
+
     /// How well it wants to see the stream `ssrc`.
     pub fn want(&self, ssrc: Ssrc) -> u8 {
         let by_ssrc = self.wants.by_ssrc.iter().rev().find(|(wanted, _)| *wanted == ssrc);
@@ -276,6 +296,10 @@ impl Session {
         }
     }
 }
+
+/// Discovery requests of one session, at once and per second. A client sends one, or six a second
+/// apart from new ports (protocol.md §2.1).
+const DISCOVERIES: (u32, u32) = (10, 2);
 
 /// The priority bit of speaking flags.
 const PRIORITY: u32 = 4;
