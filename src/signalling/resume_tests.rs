@@ -56,6 +56,8 @@ fn replay_crosses_the_wrap_in_order() {
     assert_eq!(replay(&buffer, Some(65_535)).unwrap(), [frame(2, 8), frame(3, 8)]);
     assert_eq!(replay(&buffer, Some(1)).unwrap(), [frame(3, 8)]);
     assert_eq!(replay(&buffer, Some(2)).unwrap(), []);
+    buffer.acknowledge(0);
+    assert_eq!(buffer.len(), 4, "0 is no number");
     buffer.acknowledge(65_535);
     assert_eq!(replay(&buffer, None).unwrap(), [frame(2, 8), frame(3, 8)]);
     assert_eq!(replay(&buffer, Some(65_534)), Err(Gap));
