@@ -12,7 +12,7 @@ use super::{
 use crate::id::Ssrc;
 
 /// One message from a client.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientMessage {
     /// op 0.
     Identify(Identify),
@@ -139,7 +139,7 @@ impl Speaking {
         #[derive(Deserialize)]
         struct Wire {
             speaking: Flags,
-            ssrc: Option<Ssrc>,
+            ssrc: Option<Whole>,
         }
         let wire: Wire = payload.object("Speaking lacks a field or has one of the wrong type")?;
         let flags = match wire.speaking {
@@ -148,7 +148,7 @@ impl Speaking {
                 u32::try_from(bits.0).map_err(|_| Refusal::decode("speaking is no bit mask"))?
             }
         };
-        Ok(Self { flags, ssrc: stream::live(wire.ssrc) })
+        Ok(Self { flags, ssrc: stream::live(wire.ssrc)? })
     }
 }
 
@@ -169,3 +169,7 @@ fn transition(payload: Payload<'_>) -> Result<u16, Refusal> {
     let wire: Wire = payload.object("transition_id is missing or no number")?;
     u16::try_from(wire.transition_id.0).map_err(|_| Refusal::bad_request("no such transition"))
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

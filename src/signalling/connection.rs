@@ -44,7 +44,7 @@ enum State {
 }
 
 /// What a frame asks of the shard.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Request {
     /// op 0, the first time.
     Identify(Identify),
@@ -171,6 +171,7 @@ impl Connection {
     /// The client has been let in: gives what it said since it asked, in order. Liveness counts from
     /// `now`, so that a slow answer is not held against the client.
     pub fn joined(&mut self, now: Instant) -> Vec<Request> {
+        debug_assert!(matches!(self.state, State::Asked { .. }), "only who asks is let in");
         self.heard = now;
         match std::mem::replace(&mut self.state, State::Joined) {
             State::Asked { held, .. } => held.into_iter().map(Request::Message).collect(),
@@ -178,7 +179,12 @@ impl Connection {
         }
     }
 
-    /// When [`Self::handle_timeout`] is next due. Moves only away from now.
+    /// Something arrived that is no message, such as a WebSocket ping: the client lives.
+    pub fn handle_sign_of_life(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
+    /// When [`Self::handle_timeout`] is next due.
     pub fn deadline(&self) -> Instant {
         match self.state {
             State::Fresh => self.identify_by,
@@ -246,3 +252,7 @@ impl Pace {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

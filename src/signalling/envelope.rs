@@ -10,7 +10,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{CloseCode, Refusal, opcode};
-use crate::limits::JSON_DEPTH_MAX;
+use crate::{id::Ssrc, limits::JSON_DEPTH_MAX};
 
 /// One text message, opened but not read.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl<'a> Envelope<'a> {
     pub(super) fn open(text: &'a str) -> Result<Self, Refusal> {
         #[derive(Deserialize)]
         struct Wire<'a> {
-            op: Whole,
+            op: u64,
             #[serde(borrow)]
             d: Option<&'a RawValue>,
         }
@@ -41,11 +41,7 @@ impl<'a> Envelope<'a> {
         }
         let Object(wire) = serde_json::from_str::<Object<Wire<'a>>>(text)
             .map_err(|_| Refusal::decode("not a JSON object with one op"))?;
-        let op = wire.op.0;
-        if op < 0 {
-            return Err(Refusal::decode("negative op"));
-        }
-        let op = u8::try_from(op)
+        let op = u8::try_from(wire.op)
             .ok()
             .filter(|op| *op <= opcode::KNOWN_SPACE_MAX)
             .ok_or(Refusal { code: CloseCode::UnknownOpcode, why: "no such opcode" })?;
@@ -116,6 +112,13 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 pub(super) struct Whole(pub(super) i64);
 
 impl Whole {
+    /// The number as an SSRC; 4002 if it needs more than 32 bits. 0 is what clients write for
+    /// "none": no live stream has it.
+    pub(super) fn ssrc(self) -> Result<Option<Ssrc>, Refusal> {
+        let ssrc = u32::try_from(self.0).map_err(|_| Refusal::decode("no such SSRC"))?;
+        Ok((ssrc != 0).then_some(Ssrc(ssrc)))
+    }
+
     /// The number within the range of a `u32`.
     pub(super) fn clamp_u32(self) -> u32 {
         self.0.clamp(0, i64::from(u32::MAX)) as u32

@@ -48,6 +48,15 @@ impl Heartbeat {
     }
 }
 
+impl PartialEq for Heartbeat {
+    fn eq(&self, other: &Self) -> bool {
+        (self.nonce.get(), self.seq_ack, self.object)
+            == (other.nonce.get(), other.seq_ack, other.object)
+    }
+}
+
+impl Eq for Heartbeat {}
+
 impl Serialize for Heartbeat {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         if !self.object {

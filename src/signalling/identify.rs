@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// op 0.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identify {
     /// Guild, call, stream or lobby.
     pub server: ServerId,
@@ -35,7 +35,7 @@ pub struct Identify {
 }
 
 /// op 7.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resume {
     /// As in Identify.
     pub server: ServerId,

@@ -50,9 +50,9 @@ impl ReplayBuffer {
         frame
     }
 
-    /// The client has everything up to `seq`. Numbers not given yet are passed over.
+    /// The client has everything up to `seq`. Numbers not given yet are passed over, and so is 0.
     pub fn acknowledge(&mut self, seq: u16) {
-        if !reaches(self.last, seq) {
+        if seq == 0 || !reaches(self.last, seq) {
             return;
         }
         while self.kept.front().is_some_and(|oldest| reaches(seq, oldest.seq)) {
@@ -114,3 +114,7 @@ fn following(seq: u16) -> u16 {
 fn reaches(seq: u16, other: u16) -> bool {
     (seq.wrapping_sub(other) as i16) >= 0
 }
+
+#[cfg(test)]
+#[path = "resume_tests.rs"]
+mod tests;

@@ -287,3 +287,7 @@ impl Serialize for Payload<'_> {
         d.end()
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -103,5 +103,8 @@ impl<'de> Deserialize<'de> for PixelCounts {
 }
 
 fn ssrc(key: &str) -> Option<Ssrc> {
+    if key.starts_with('+') {
+        return None;
+    }
     key.parse().ok().map(Ssrc)
 }

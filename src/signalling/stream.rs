@@ -69,9 +69,9 @@ impl Video {
     pub(super) fn parse(payload: Payload<'_>) -> Result<Self, Refusal> {
         #[derive(Deserialize)]
         struct Wire {
-            audio_ssrc: Option<Ssrc>,
-            video_ssrc: Option<Ssrc>,
-            rtx_ssrc: Option<Ssrc>,
+            audio_ssrc: Option<Whole>,
+            video_ssrc: Option<Whole>,
+            rtx_ssrc: Option<Whole>,
             streams: Option<Vec<Object<LayerWire>>>,
         }
         let wire: Wire = payload.object("Video has a field of the wrong type")?;
@@ -80,9 +80,9 @@ impl Video {
             return Err(Refusal::bad_request("too many streams"));
         }
         Ok(Self {
-            audio_ssrc: live(wire.audio_ssrc),
-            video_ssrc: live(wire.video_ssrc),
-            rtx_ssrc: live(wire.rtx_ssrc),
+            audio_ssrc: live(wire.audio_ssrc)?,
+            video_ssrc: live(wire.video_ssrc)?,
+            rtx_ssrc: live(wire.rtx_ssrc)?,
             streams: streams
                 .into_iter()
                 .map(|Object(wire)| Layer::check(wire))
@@ -104,10 +104,8 @@ impl StreamRequest {
         }
         wire.into_iter()
             .map(|Object(wire)| {
-                Ok(Self {
-                    rid: rid(wire.rid)?,
-                    quality: wire.quality.map_or(QUALITY_DEFAULT, Whole::quality),
-                })
+                let quality = wire.quality.map_or(QUALITY_DEFAULT, Whole::quality);
+                Ok(Self { rid: rid(wire.rid, quality)?, quality })
             })
             .collect()
     }
@@ -129,8 +127,8 @@ struct LayerWire {
     rid: Option<String>,
     quality: Option<Whole>,
     active: Option<bool>,
-    ssrc: Option<Ssrc>,
-    rtx_ssrc: Option<Ssrc>,
+    ssrc: Option<Whole>,
+    rtx_ssrc: Option<Whole>,
     max_framerate: Option<Whole>,
     max_resolution: Option<Object<ResolutionWire>>,
 }
@@ -145,12 +143,13 @@ struct ResolutionWire {
 
 impl Layer {
     fn check(wire: LayerWire) -> Result<Self, Refusal> {
+        let quality = wire.quality.map_or(QUALITY_DEFAULT, Whole::quality);
         Ok(Self {
-            rid: rid(wire.rid)?,
-            quality: wire.quality.map_or(QUALITY_DEFAULT, Whole::quality),
+            rid: rid(wire.rid, quality)?,
+            quality,
             active: wire.active.unwrap_or(false),
-            ssrc: live(wire.ssrc),
-            rtx_ssrc: live(wire.rtx_ssrc),
+            ssrc: live(wire.ssrc)?,
+            rtx_ssrc: live(wire.rtx_ssrc)?,
             max_framerate: wire.max_framerate.map(Whole::clamp_u32),
             max_resolution: wire.max_resolution.map(|Object(wire)| Resolution {
                 source: wire.kind.as_deref() == Some("source"),
@@ -161,13 +160,14 @@ impl Layer {
     }
 }
 
-/// No live stream has SSRC 0; clients write it for "none".
-pub(super) fn live(ssrc: Option<Ssrc>) -> Option<Ssrc> {
-    ssrc.filter(|ssrc| ssrc.0 != 0)
+/// The SSRC of a field that may be absent, null or 0.
+pub(super) fn live(ssrc: Option<Whole>) -> Result<Option<Ssrc>, Refusal> {
+    ssrc.map_or(Ok(None), Whole::ssrc)
 }
 
-fn rid(rid: Option<String>) -> Result<String, Refusal> {
-    let rid = rid.unwrap_or_default();
+/// The layer's name: by convention its quality as text, so that is what an absent one is called.
+fn rid(rid: Option<String>, quality: u8) -> Result<String, Refusal> {
+    let rid = rid.unwrap_or_else(|| quality.to_string());
     if rid.len() > RID_BYTES_MAX {
         return Err(Refusal::bad_request("rid too long"));
     }
