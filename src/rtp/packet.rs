@@ -192,6 +192,13 @@ impl Header {
     }
 }
 
+/// Changes the payload type of the packet at the start of `packet`, which is at least
+/// [`HEADER_BYTES`] long; the marker stays.
+#[inline]
+pub fn set_payload_type(packet: &mut [u8], payload_type: u8) {
+    packet[1] = packet[1] & 0x80 | payload_type & 0x7F;
+}
+
 /// Rewrites the sequence number of a packet.
 ///
 /// # Panics

@@ -23,12 +23,6 @@ pub struct Channel {
 impl Channel {
     /// An empty channel.
     pub fn new(id: ChannelId, kind: Kind) -> Self {
-        Self {
-            id,
-            kind,
-            members: Vec::new(),
-            decoders: Decoders::default(),
-            wants_due: false,
-        }
+        Self { id, kind, members: Vec::new(), decoders: Decoders::default(), wants_due: false }
     }
 }

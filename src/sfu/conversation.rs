@@ -59,7 +59,7 @@ impl Shard {
             Request::Identify(_) | Request::Resume(_) => return,
         };
         let heard = match message {
-            ClientMessage::SelectProtocol(select) => self.select_protocol(index, select),
+            ClientMessage::SelectProtocol(select) => self.select_protocol(now, index, select),
             ClientMessage::Speaking(speaking) => {
                 self.speaking(index, speaking);
                 Ok(())
@@ -67,6 +67,7 @@ impl Shard {
             ClientMessage::Video(video) => self.video(now, index, video),
             ClientMessage::SessionUpdate { codecs } => {
                 self.list_codecs(index, codecs);
+                self.wants_changed(now, index);
                 Ok(())
             }
             ClientMessage::SinkWants(wants) => {
@@ -92,6 +93,7 @@ impl Shard {
 
     fn select_protocol(
         &mut self,
+        now: Instant,
         index: SessionIndex,
         select: SelectProtocol,
     ) -> Result<(), Refusal> {
@@ -123,6 +125,7 @@ impl Shard {
         self.transports[index.index()] = Some(transport);
         for stream in &mut session.streams {
             stream.source.rekeyed();
+            stream.reception.restart();
         }
         session.description = None;
         self.list_codecs(index, select.codecs);
@@ -131,6 +134,7 @@ impl Shard {
         session.description = Some(Description { key, video_codec, media_session });
         self.tell_description(index);
         self.note_connected(index);
+        self.wants_changed(now, index);
         Ok(())
     }
 
@@ -349,8 +353,9 @@ impl Shard {
     /// both a key and a place to send to.
     pub(super) fn note_connected(&mut self, index: SessionIndex) {
         let session = &mut self.sessions[index.index()];
-        let has_path =
-            self.transports[index.index()].as_ref().is_some_and(|transport| transport.path().is_some());
+        let has_path = self.transports[index.index()]
+            .as_ref()
+            .is_some_and(|transport| transport.path().is_some());
         if has_path && !session.connected {
             session.connected = true;
             let serial = session.admission.serial;

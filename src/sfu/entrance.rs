@@ -23,10 +23,9 @@ impl Shard {
         let Some(asked) = socket.asked.take() else { return };
         match (verdict, asked) {
             (Verdict::Refuse { code, why }, _) => self.close(now, id, code, why),
-            (
-                verdict @ (Verdict::Join { shard, .. } | Verdict::Resume { shard, .. }),
-                asked,
-            ) if shard != self.config.id => {
+            (verdict @ (Verdict::Join { shard, .. } | Verdict::Resume { shard, .. }), asked)
+                if shard != self.config.id =>
+            {
                 let Some(socket) = self.sockets.remove(&id) else { return };
                 let arrival = Arrival { connection: socket.connection, asked, verdict };
                 self.outputs.push_back(Output::Move { to: shard, arrival: Box::new(arrival) });
@@ -47,10 +46,9 @@ impl Shard {
         }
         let key = (admission.server, admission.user);
         let replaced = self.by_user.get(&key).copied();
-        let returning = replaced.is_some_and(|old| {
-            let old = &self.sessions[old.index()];
-            self.channels[old.channel].id == admission.channel
-        });
+        let returning = replaced
+            .is_some_and(|old| self.sessions[old.index()].admission.channel == admission.channel);
+        let showed = replaced.is_some_and(|old| self.sessions[old.index()].shows_video());
         if let Some(old) = replaced {
             self.replace(now, old, returning);
         }
@@ -63,6 +61,9 @@ impl Shard {
         self.tell_present(index);
         if !returning {
             self.tell_others(index, &ServerMessage::ClientsConnect { users: &[user] });
+        } else if showed {
+            // The old session's camera went with it.
+            self.show_video(index);
         }
         self.tell_flags(index);
         self.event(Event::Identified { serial });
@@ -111,7 +112,12 @@ impl Shard {
     }
 
     /// Gives a session its place in all tables.
-    fn seat(&mut self, id: ConnectionId, identify: &Identify, admission: Admission) -> SessionIndex {
+    fn seat(
+        &mut self,
+        id: ConnectionId,
+        identify: &Identify,
+        admission: Admission,
+    ) -> SessionIndex {
         let version = self.sockets[&id].connection.version();
         let base = self.free_ssrcs(Session::ssrcs(identify.streams.len()));
         let channel = self.channel_for(&admission);
@@ -262,13 +268,15 @@ impl Shard {
         }
     }
 
-    /// Control ends a session. One that may resume elsewhere keeps its place until the window ends.
+    /// Control ends a session; the others are told unless they go too. One that may resume keeps its
+    /// place until the window ends.
     pub(super) fn expel(
         &mut self,
         now: Instant,
         index: SessionIndex,
         code: CloseCode,
         reason: DisconnectReason,
+        announce: bool,
     ) {
         let Some(session) = self.sessions.get_mut(index.index()) else { return };
         if let Some(connection) = session.connection.take() {
@@ -278,7 +286,7 @@ impl Shard {
         if code == CloseCode::ServerCrashed && reason != DisconnectReason::Shutdown {
             return self.detach(now, index, DisconnectReason::ResumeTimeout, code.code());
         }
-        self.leave(now, index, reason, code.code());
+        self.remove(now, index, reason, code.code(), announce);
     }
 
     /// A session ends and everyone is told.

@@ -22,7 +22,7 @@ use crate::{
         codec::{Media, OPUS_PAYLOAD_TYPE},
         cursor::Cursor,
         forward::{Fanout, forward},
-        session::SessionIndex,
+        session::{SessionIndex, Stream},
         source::Place,
         transport::Sighting,
     },
@@ -91,7 +91,7 @@ impl Shard {
         let (index, stranger) = self.find_owner(now, path.remote, ssrc)?;
         let session = &mut self.sessions[index.index()];
         let stream_index = session.stream(ssrc).ok_or(DropReason::ForeignSsrc)?;
-        let source = &mut session.streams[stream_index].source;
+        let Stream { source, reception, .. } = &mut session.streams[stream_index];
         let transport = self.transports[index.index()].as_mut().ok_or(DropReason::NoKey)?;
         let accepted = match source.check(seq) {
             Err(reason @ (DropReason::Replayed | DropReason::TooOld)) => return Err(reason),
@@ -100,7 +100,11 @@ impl Shard {
         let opened = transport.open(bytes).map_err(|reason| stranger.unwrap_or(reason))?;
         let sighting = transport.sighted(path, &opened);
         match accepted {
-            Ok(accept) => source.commit(accept),
+            Ok(accept) => {
+                if source.commit(accept) {
+                    reception.restart();
+                }
+            }
             // Authentic, but far off: if the next one is beside it, the source has restarted.
             Err(reason) => {
                 source.note_jump(seq);

@@ -81,9 +81,9 @@ impl Reception {
         counts.received_before = counts.received;
         let lost_now = expected_now.saturating_sub(received_now);
         let fraction_lost = (u64::from(lost_now) << 8).checked_div(u64::from(expected_now));
-        let (last_sr, delay_since_sr) = self.last_sr.map_or((0, 0), |(ntp, at)| {
-            (ntp, to_65536ths(now.saturating_duration_since(at)))
-        });
+        let (last_sr, delay_since_sr) = self
+            .last_sr
+            .map_or((0, 0), |(ntp, at)| (ntp, to_65536ths(now.saturating_duration_since(at))));
         Some(ReportBlock {
             ssrc,
             fraction_lost: fraction_lost.map_or(0, |share| share.min(255) as u8),

@@ -266,7 +266,7 @@ impl Session {
     /// Whether RTCP is of use to it: it has video or speaks RTCP itself (protocol.md §2.5). Where the
     /// header is the nonce, two reports of one shape would share one, so none are sent.
     pub fn takes_rtcp(&self, mode: Mode) -> bool {
-        mode != Mode::Xsalsa20Poly1305 && (self.sent_rtcp || self.payload_types().is_some())
+        mode != Mode::XSalsa20Poly1305 && (self.sent_rtcp || self.payload_types().is_some())
     }
 
     /// How well it wants to see the stream `ssrc`.

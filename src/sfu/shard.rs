@@ -214,12 +214,12 @@ impl Shard {
             Command::Update { serial, policy } => self.update(now, serial, *policy, egress),
             Command::Close { serial, code, reason } => {
                 if let Some(&index) = self.by_serial.get(&serial) {
-                    self.expel(now, index, code, reason);
+                    self.expel(now, index, code, reason, true);
                 }
             }
             Command::CloseChannel { channel, code, reason } => {
                 for index in self.members_of(channel) {
-                    self.expel(now, index, code, reason);
+                    self.expel(now, index, code, reason, false);
                 }
             }
             Command::Drain { code } => self.drain(now, code),
@@ -314,7 +314,7 @@ impl Shard {
         self.draining = true;
         let sessions: Vec<_> = self.sessions.iter().map(|(key, _)| index_of(key)).collect();
         for index in sessions {
-            self.expel(now, index, code, DisconnectReason::Shutdown);
+            self.expel(now, index, code, DisconnectReason::Shutdown, false);
         }
         let sockets: Vec<_> = self.sockets.keys().copied().collect();
         for id in sockets {
@@ -359,7 +359,12 @@ impl Shard {
         drain_outbox(connection, &mut self.outputs);
     }
 
-    pub(super) fn push_close(&mut self, connection: ConnectionId, code: CloseCode, why: &'static str) {
+    pub(super) fn push_close(
+        &mut self,
+        connection: ConnectionId,
+        code: CloseCode,
+        why: &'static str,
+    ) {
         self.outputs.push_back(Output::Close { connection, code, why });
     }
 

@@ -68,11 +68,13 @@ impl Source {
         self.replay.note_jump(seq);
     }
 
-    /// Takes an authenticated packet into the window.
+    /// Takes an authenticated packet into the window. Returns whether the source has started anew.
     #[inline]
-    pub fn commit(&mut self, accept: Accept) {
-        self.restarted |= accept.restarted() && self.newest.is_some();
+    pub fn commit(&mut self, accept: Accept) -> bool {
+        let restarted = accept.restarted();
+        self.restarted |= restarted && self.newest.is_some();
         self.replay.commit(accept);
+        restarted
     }
 
     /// A committed packet that nobody may hear.
@@ -129,8 +131,7 @@ impl Source {
         self.cursor.cut();
         self.seq_offset = newest.place.seq.wrapping_add(1).wrapping_sub(seq);
         let ticks = ticks(now.saturating_duration_since(newest.at), self.clock_hz).max(1);
-        self.timestamp_offset =
-            newest.place.timestamp.wrapping_add(ticks).wrapping_sub(timestamp);
+        self.timestamp_offset = newest.place.timestamp.wrapping_add(ticks).wrapping_sub(timestamp);
     }
 }
 
@@ -174,7 +175,8 @@ mod tests {
             );
         }
         for seq in 11..=40 {
-            source.commit(source.check(seq).unwrap());
+            let accept = source.check(seq).unwrap();
+            source.commit(accept);
             source.withhold();
         }
         assert_eq!(take(&mut source, now, 41, 31 * 960).unwrap().seq, 16);

@@ -2,11 +2,7 @@
 //! real deadline when it comes due, so that pushing a deadline back (every heartbeat does) costs
 //! nothing. Owned by the shard.
 
-use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
-    time::Instant,
-};
+use std::{cmp::Reverse, collections::BinaryHeap, time::Instant};
 
 use crate::id::{ChannelId, ConnectionId, Serial};
 

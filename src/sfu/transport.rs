@@ -44,14 +44,14 @@ impl Transport {
     pub fn new(
         mode: Mode,
         key: &SecretKey,
-        random: [u8; 24],
+        random: [u8; 23],
         flow: Flow,
         path: Option<Path>,
     ) -> Self {
-        let [a, b, c, _, suffix @ ..] = random;
+        let [a, b, c, suffix @ ..] = random;
         Self {
             cipher: Cipher::new(mode, key, suffix),
-            nonces: NonceCounter::new(u32::from_be_bytes([0, a, b, c])),
+            nonces: NonceCounter::new([a, b, c]),
             path,
             flow,
             verified: false,
@@ -70,11 +70,6 @@ impl Transport {
     /// Where media for this session goes.
     pub fn path(&self) -> Option<Path> {
         self.path
-    }
-
-    /// Whether a datagram has authenticated.
-    pub fn is_verified(&self) -> bool {
-        self.verified
     }
 
     /// Follows a discovery request, which proves nothing but the SSRC; only until a datagram has

@@ -19,12 +19,15 @@ const LOWER_AFTER: Duration = Duration::from_millis(250);
 impl Shard {
     /// A viewer's wants have changed, or a viewer has come.
     pub(super) fn wants_changed(&mut self, now: Instant, viewer: SessionIndex) {
-        let channel = self.sessions[viewer.index()].channel;
+        let session = &self.sessions[viewer.index()];
+        let channel = session.channel;
+        if session.payload_types().is_none() {
+            return;
+        }
         for position in 0..self.channels[channel].members.len() {
             let sender = self.channels[channel].members[position];
-            let raised = |shard: &Self, ssrc, wanted| {
-                shard.sessions[viewer.index()].want(ssrc).max(wanted)
-            };
+            let raised =
+                |shard: &Self, ssrc, wanted| shard.sessions[viewer.index()].want(ssrc).max(wanted);
             if sender != viewer && self.sessions[sender.index()].shows_video() {
                 self.tell_wants(sender, raised);
             }
