@@ -1,5 +1,6 @@
 //! stentor: a self-hosted voice and video server that speaks Discord's voice protocol.
 
+pub mod crypto;
 pub mod driver;
 pub mod egress;
 pub mod id;
