@@ -316,6 +316,23 @@ mod tests {
         assert_eq!((&bytes[..2], &bytes[12..]), (&before[..2], &before[12..]));
     }
 
+    #[test]
+    fn datagrams_of_every_length_are_viewed_or_refused() {
+        for len in 0..=1_500 {
+            for (start, rest) in [(0x80, 0), (0xBF, 0xFF), (0xB0, 0x01), (0x00, 0), (0xFF, 0xFF)] {
+                let mut bytes = vec![rest; len];
+                bytes.iter_mut().take(1).for_each(|first| *first = start);
+                let needed = if start >> 6 == 2 { header_bytes(start) } else { usize::MAX };
+                let packet = Packet::new(&bytes);
+                assert_eq!(packet.is_some(), len >= needed, "{start:x} {len}");
+                if let Some(packet) = packet {
+                    assert!(packet.payload().is_none_or(|payload| payload.len() < len));
+                    assert!(packet.extension().is_none_or(|(_, block)| block.len() < len));
+                }
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read_back(

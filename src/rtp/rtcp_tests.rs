@@ -188,7 +188,8 @@ fn a_short_buffer_is_refused_at_every_length() {
         blocks: Blocks(&blocks),
     };
     let receiver = ReceiverReport { ssrc: Ssrc(1), blocks: Blocks(&blocks) };
-    let writers: [(usize, &dyn Fn(&mut [u8]) -> Option<usize>); 5] = [
+    type Write<'a> = &'a dyn Fn(&mut [u8]) -> Option<usize>;
+    let writers: [(usize, Write<'_>); 5] = [
         (76, &|out| sender.write(out)),
         (56, &|out| receiver.write(out)),
         (20, &|out| write_cname(out, Ssrc(1), "stentor")),
