@@ -5,5 +5,6 @@ pub mod egress;
 pub mod id;
 pub mod limits;
 pub mod metrics;
+pub mod ring;
 pub mod sfu;
 pub mod signalling;
