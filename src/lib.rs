@@ -8,5 +8,6 @@ pub mod id;
 pub mod limits;
 pub mod metrics;
 pub mod rtp;
+pub mod ring;
 pub mod sfu;
 pub mod signalling;
