@@ -7,7 +7,7 @@ pub mod egress;
 pub mod id;
 pub mod limits;
 pub mod metrics;
-pub mod rtp;
 pub mod ring;
+pub mod rtp;
 pub mod sfu;
 pub mod signalling;
