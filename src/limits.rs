@@ -110,6 +110,20 @@ pub const REPLAY_BYTES_MAX: usize = 1_024 * 1_024;
 /// full replay must fit beside live traffic.
 pub const OUTBOX_BYTES_MAX: usize = 2 * REPLAY_BYTES_MAX;
 
+/// Longest HTTP upgrade request, bytes: browsers send about 1 KiB, with cookies a few.
+pub const REQUEST_BYTES_MAX: usize = 16 * 1_024;
+
+/// Connections of one shard that have not opened their WebSocket yet. A join storm brings a thousand
+/// within seconds; each costs a TLS state of about 20 KiB and is gone within [`IDENTIFY_TIMEOUT`].
+pub const HANDSHAKES_MAX: usize = 2_048;
+
+/// Time a write to a WebSocket may make no progress before its reader counts as gone. A mobile
+/// network's hand-over takes a few seconds.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time a client has to take our close frame and close its side.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Length of `session_id` and `token` in Identify, Resume and grants, bytes: signed tokens are a few
 /// hundred characters (protocol.md §6.4).
 pub const CREDENTIAL_BYTES_MAX: usize = 2_048;

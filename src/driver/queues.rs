@@ -3,8 +3,10 @@
 
 use async_channel::{Receiver, Sender};
 
+use super::handoff::Handoff;
 use crate::{
     id::ShardId,
+    limits::SHARD_SESSIONS_MAX,
     metrics::{Counters, Latency},
     sfu::{Command, Event, RoomReport},
 };
@@ -16,11 +18,18 @@ pub const SHARD_QUEUE_MAX: usize = 4_096;
 /// Events waiting for control, all shards together.
 pub const CONTROL_QUEUE_MAX: usize = 65_536;
 
+/// Reports a shard keeps while control's queue is full: each session's beginning and end.
+pub const CONTROL_BACKLOG_MAX: usize = 4 * SHARD_SESSIONS_MAX;
+
 /// To one shard.
 #[derive(Debug)]
 pub enum ToShard {
     /// Obeyed by the shard's core.
     Command(Command),
+    /// A connection from another shard.
+    Arrival(Box<Handoff>),
+    /// Close the listener and end: everything was said with [`Command::Drain`].
+    Stop,
     /// Answered by the shard's driver with a copy of what it knows.
     Inspect {
         /// Whether channels and sessions are wanted beside the counters.

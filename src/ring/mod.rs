@@ -29,6 +29,7 @@ use std::{
     collections::VecDeque,
     fmt, io,
     net::{SocketAddr, UdpSocket},
+    ops::ControlFlow,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     process,
     sync::atomic::{Ordering, fence},
@@ -115,6 +116,15 @@ pub struct Ring {
     listening: bool,
     buffers_exhausted: u64,
     receive_errors: u64,
+}
+
+/// What one turn of receiving came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivered {
+    /// Datagrams delivered.
+    pub delivered: usize,
+    /// Whether there were no more: only then may the caller sleep on the eventfd.
+    pub drained: bool,
 }
 
 /// A completion of the receive request.
@@ -216,6 +226,20 @@ impl Ring {
     /// Delivers up to `max` datagrams and returns how many. Only after fewer than `max` may the caller
     /// sleep on the eventfd. A datagram's buffer is the kernel's again when `deliver` returns.
     pub fn receive(&mut self, max: usize, mut deliver: impl FnMut(Received<'_>)) -> usize {
+        self.receive_while(max, |received| {
+            deliver(received);
+            ControlFlow::Continue(())
+        })
+        .delivered
+    }
+
+    /// Delivers up to `max` datagrams, or until `deliver` breaks off, say because there is enough to
+    /// send first.
+    pub fn receive_while(
+        &mut self,
+        max: usize,
+        mut deliver: impl FnMut(Received<'_>) -> ControlFlow<()>,
+    ) -> Delivered {
         self.silence();
         let mut delivered = 0;
         // Ends of the request since the last datagram. One is ordinary; two say that a new request
@@ -224,7 +248,7 @@ impl Ring {
         while delivered < max {
             if self.arrived.is_empty() && (ends > 1 || !self.replenish()) {
                 self.listen();
-                break;
+                return Delivered { delivered, drained: true };
             }
             let Some(Arrived { result, flags }) = self.arrived.pop_front() else { continue };
             let Some(id) = cqueue::buffer_select(flags) else {
@@ -241,13 +265,15 @@ impl Ring {
             let mut filled = unsafe { self.buffers.take(id, len) };
             match datagram::parse(filled.bytes()) {
                 Some(received) => {
-                    deliver(received);
                     delivered += 1;
+                    if deliver(received).is_break() {
+                        return Delivered { delivered, drained: false };
+                    }
                 }
                 None => self.receive_errors += 1,
             }
         }
-        delivered
+        Delivered { delivered, drained: false }
     }
 
     /// Sends everything in `egress` and empties it. What the kernel does not take at once is counted

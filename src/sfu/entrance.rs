@@ -243,6 +243,14 @@ impl Shard {
         }
     }
 
+    /// A client broke the WebSocket protocol, and its socket is being closed with `close_code`.
+    pub fn handle_breach(&mut self, now: Instant, id: ConnectionId, close_code: u16) {
+        let Some(socket) = self.sockets.remove(&id) else { return };
+        if let Some(index) = socket.session {
+            self.leave(now, index, DisconnectReason::ProtocolError, close_code);
+        }
+    }
+
     /// A session's WebSocket is gone but may come back; the session stays a member.
     pub(super) fn detach(
         &mut self,

@@ -195,6 +195,13 @@ impl Shard {
         self.hear(now, id, frame);
     }
 
+    /// A ping has come over a WebSocket.
+    pub fn handle_sign_of_life(&mut self, now: Instant, id: ConnectionId) {
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.connection.handle_sign_of_life(now);
+        }
+    }
+
     /// A WebSocket has ended: with the client's close frame, with none in it (1005), or without
     /// (1006).
     pub fn handle_closed(&mut self, now: Instant, id: ConnectionId, close_code: u16) {

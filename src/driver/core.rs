@@ -1,0 +1,393 @@
+//! One core's shard together with what it is joined to: its ring, its connections' lines, its queues.
+//! Every call into the sans-IO core goes through here, so that its outputs are carried out at once and
+//! a defect in it costs this shard's sessions and nothing else.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use async_channel::{Sender, TrySendError};
+
+use super::{
+    line::{Departure, Line},
+    queues::{CONTROL_BACKLOG_MAX, News, ShardReport, ToControl, ToShard},
+};
+use crate::{
+    egress::Egress,
+    id::{ConnectionId, ShardId},
+    limits::{
+        EGRESS_BYTES_MAX, EGRESS_DATAGRAMS_MAX, EGRESS_FLUSH_AT, MEDIA_BATCH_MAX,
+        SHARD_SESSIONS_MAX,
+    },
+    metrics::{Counters, DropReason, Latency},
+    ring::{Received, Ring},
+    sfu::{Command, Event, Output, Shard, ShardConfig, Verdict},
+    signalling::CloseCode,
+};
+
+/// Of so many datagrams one has its way through the server timed; each costs a clock reading.
+const LATENCY_SAMPLE: u64 = 16;
+
+/// What cut or refused a connection, for `limited` in the report.
+#[derive(Debug, Clone, Copy)]
+pub enum Limit {
+    /// Too many from one address.
+    ConnectionsPerAddress,
+    /// Too many that have not opened their WebSocket.
+    Handshakes,
+    /// The WebSocket was not open in time.
+    HandshakeTimeout,
+    /// TLS or the upgrade failed.
+    HandshakeFailed,
+    /// The client did not read.
+    SlowReader,
+    /// No descriptor, or the kernel refused otherwise.
+    Accept,
+    /// A queue between threads was full.
+    QueueFull,
+}
+
+/// The metrics labels of [`Limit`], in its order.
+const LIMITS: [&str; 7] = [
+    "connections_per_address",
+    "handshakes",
+    "handshake_timeout",
+    "handshake_failed",
+    "slow_reader",
+    "accept",
+    "queue_full",
+];
+
+/// One core's state.
+pub struct Core {
+    config: ShardConfig,
+    shard: RefCell<Shard>,
+    egress: RefCell<Egress>,
+    ring: RefCell<Ring>,
+    lines: RefCell<HashMap<ConnectionId, Rc<Line>>>,
+    to_control: Sender<ToControl>,
+    /// Reports that did not fit the queue to control, in order.
+    backlog: RefCell<VecDeque<News>>,
+    shards: Vec<Sender<ToShard>>,
+    connections_made: Cell<u64>,
+    received: Cell<u64>,
+    limited: RefCell<[u64; LIMITS.len()]>,
+    restarts: Cell<u64>,
+    /// What earlier states of this shard counted before they were lost.
+    before: RefCell<Counters>,
+    loop_time: RefCell<Latency>,
+    forwarding: RefCell<Latency>,
+    port: u16,
+}
+
+impl Core {
+    /// Joins an empty shard to its ring and its queues.
+    pub fn new(
+        config: ShardConfig,
+        ring: Ring,
+        port: u16,
+        to_control: Sender<ToControl>,
+        shards: Vec<Sender<ToShard>>,
+    ) -> Self {
+        let mut egress = Egress::new(EGRESS_DATAGRAMS_MAX, EGRESS_BYTES_MAX);
+        egress.reserve_flows(SHARD_SESSIONS_MAX);
+        Self {
+            shard: RefCell::new(Shard::new(config.clone(), seed(), Instant::now())),
+            config,
+            egress: RefCell::new(egress),
+            ring: RefCell::new(ring),
+            lines: RefCell::default(),
+            to_control,
+            backlog: RefCell::default(),
+            shards,
+            connections_made: Cell::new(0),
+            received: Cell::new(0),
+            limited: RefCell::default(),
+            restarts: Cell::new(0),
+            before: RefCell::default(),
+            loop_time: RefCell::default(),
+            forwarding: RefCell::default(),
+            port,
+        }
+    }
+
+    /// Which shard this is.
+    pub fn id(&self) -> ShardId {
+        self.config.id
+    }
+
+    /// A name for a new connection, unique over all shards.
+    pub fn name_connection(&self) -> ConnectionId {
+        let number = self.connections_made.get();
+        self.connections_made.set(number + 1);
+        ConnectionId(u64::from(self.config.id.0) << 48 | number)
+    }
+
+    /// Gives a connection its line.
+    pub fn connect(&self, id: ConnectionId) -> Rc<Line> {
+        let line = Rc::new(Line::default());
+        self.lines.borrow_mut().insert(id, line.clone());
+        line
+    }
+
+    /// Forgets a connection's line.
+    pub fn disconnect(&self, id: ConnectionId) {
+        self.lines.borrow_mut().remove(&id);
+    }
+
+    /// Counts a connection that a limit refused or cut.
+    pub fn limit(&self, limit: Limit) {
+        self.limited.borrow_mut()[limit as usize] += 1;
+    }
+
+    /// Calls into the shard, then carries out what it wants.
+    pub fn enter(&self, work: impl FnOnce(&mut Shard, Instant, &mut Egress)) {
+        let now = Instant::now();
+        let worked = {
+            let (shard, egress) = (&mut *self.shard.borrow_mut(), &mut *self.egress.borrow_mut());
+            catch_unwind(AssertUnwindSafe(|| work(shard, now, egress)))
+        };
+        if worked.is_err() {
+            self.restart(now);
+        }
+        self.flush();
+        self.settle();
+    }
+
+    /// Whether a connection's client waits for control.
+    pub fn is_undecided(&self, id: ConnectionId) -> bool {
+        self.shard.borrow().is_undecided(id)
+    }
+
+    /// When the shard next needs its clock.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.shard.borrow().poll_timeout().map(|(at, _)| at)
+    }
+
+    /// One turn of the media loop. Returns whether everything that had arrived was dealt with.
+    pub fn turn(&self) -> bool {
+        let start = Instant::now();
+        let mut sampled = None;
+        let mut worked = true;
+        let delivered = {
+            let mut ring = self.ring.borrow_mut();
+            let (shard, egress) = (&mut *self.shard.borrow_mut(), &mut *self.egress.borrow_mut());
+            ring.receive_while(MEDIA_BATCH_MAX, |datagram| {
+                self.received.set(self.received.get() + 1);
+                if self.received.get() % LATENCY_SAMPLE == 0 {
+                    sampled = datagram.received_at_ns;
+                }
+                let handled = AssertUnwindSafe(|| deliver(shard, start, datagram, egress));
+                worked = catch_unwind(handled).is_ok();
+                if worked && egress.len() < EGRESS_FLUSH_AT {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            })
+        };
+        if !worked {
+            self.restart(start);
+        }
+        if delivered.delivered == 0 {
+            return delivered.drained;
+        }
+        self.flush();
+        if let Some(at) = sampled {
+            self.forwarding.borrow_mut().record(nanoseconds_since(at));
+        }
+        self.settle();
+        let elapsed = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.loop_time.borrow_mut().record(elapsed);
+        delivered.drained
+    }
+
+    /// A descriptor that is readable when the ring has datagrams.
+    pub fn media_eventfd(&self) -> std::io::Result<std::os::fd::OwnedFd> {
+        self.ring.borrow().eventfd().try_clone_to_owned()
+    }
+
+    /// Sends what the shard has sealed.
+    fn flush(&self) {
+        let mut egress = self.egress.borrow_mut();
+        if !egress.is_empty() {
+            let sent = self.ring.borrow_mut().send(&mut egress);
+            sent.count(self.shard.borrow_mut().counters_mut());
+        }
+    }
+
+    /// Carries out what the shard wants.
+    fn settle(&self) {
+        loop {
+            let Some(output) = self.shard.borrow_mut().poll_output() else { return };
+            match output {
+                Output::Frame { connection, frame } => {
+                    let line = self.lines.borrow().get(&connection).cloned();
+                    if line.is_some_and(|line| !line.push(frame)) {
+                        self.limit(Limit::SlowReader);
+                        self.disconnect(connection);
+                    }
+                }
+                Output::Close { connection, code, why } => {
+                    self.depart(connection, Departure::Close(code, why));
+                }
+                Output::Move { to, arrival } => {
+                    let connection = arrival.connection.id();
+                    self.depart(connection, Departure::Move(to, arrival));
+                }
+                Output::Event(event) => self.report(event),
+            }
+        }
+    }
+
+    fn depart(&self, connection: ConnectionId, departure: Departure) {
+        if let Some(line) = self.lines.borrow_mut().remove(&connection) {
+            line.depart(departure);
+        }
+    }
+
+    /// Lets a connection's task look whether it may read again.
+    pub fn wake(&self, connection: ConnectionId) {
+        if let Some(line) = self.lines.borrow().get(&connection) {
+            line.wake();
+        }
+    }
+
+    fn report(&self, event: Event) {
+        match event {
+            // Nobody waits in a queue that is full: the client is told, and tries again.
+            Event::Admission { connection, .. } if self.to_control.is_full() => {
+                self.limit(Limit::QueueFull);
+                let (code, why) = (CloseCode::ServerCrashed, "too many at once; come back");
+                let verdict = Verdict::Refuse { code, why };
+                let now = Instant::now();
+                let refuse = Command::Decide { connection, verdict };
+                let egress = &mut self.egress.borrow_mut();
+                self.shard.borrow_mut().handle_command(now, refuse, egress);
+            }
+            event => self.tell_control(News::Event(event)),
+        }
+    }
+
+    fn tell_control(&self, news: News) {
+        self.backlog.borrow_mut().push_back(news);
+        self.drain_backlog();
+    }
+
+    /// Sends control what did not fit its queue before. Called again by the shard's clock.
+    pub fn drain_backlog(&self) {
+        let mut backlog = self.backlog.borrow_mut();
+        while let Some(news) = backlog.pop_front() {
+            let shard = self.config.id;
+            match self.to_control.try_send(ToControl { shard, news }) {
+                Ok(()) => {}
+                Err(TrySendError::Full(ToControl { news, .. })) => {
+                    backlog.push_front(news);
+                    break;
+                }
+                // Control has stopped, so nobody is left to be told.
+                Err(TrySendError::Closed(_)) => backlog.clear(),
+            }
+        }
+        // A report is kept for each session's end and for what led to it; what a chatty channel adds
+        // beyond that may go.
+        let excess = backlog.len().saturating_sub(CONTROL_BACKLOG_MAX);
+        if excess > 0 {
+            backlog.retain(|news| {
+                !matches!(news, News::Event(Event::Speaking { .. } | Event::Video { .. }))
+            });
+        }
+    }
+
+    /// Gives a message to another shard; it comes back if that one's queue is full.
+    pub fn send_to(&self, shard: ShardId, message: ToShard) -> Result<(), ToShard> {
+        match self.shards.get(shard.index()) {
+            None => Err(message),
+            Some(queue) => queue.try_send(message).map_err(|refused| {
+                self.limit(Limit::QueueFull);
+                refused.into_inner()
+            }),
+        }
+    }
+
+    /// A session that was on its way to another shard did not get there.
+    pub fn lost_on_the_way(&self, arrival: &crate::sfu::Arrival) {
+        if let Verdict::Join { admission, .. } = &arrival.verdict {
+            self.tell_control(News::Event(Event::Disconnected {
+                serial: admission.serial,
+                reason: crate::sfu::DisconnectReason::ClientLeft,
+                close_code: 1006,
+            }));
+        }
+    }
+
+    /// The core has a defect: its state is lost, its clients are told to come back, and it begins
+    /// anew. Sockets, ring and the other shards go on.
+    fn restart(&self, now: Instant) {
+        self.restarts.set(self.restarts.get() + 1);
+        tracing::error!(
+            shard = self.config.id.0,
+            "a defect ended this shard's sessions; it starts empty (the panic is logged above)"
+        );
+        drop(self.egress.borrow_mut().flight());
+        let fresh = Shard::new(self.config.clone(), seed(), now);
+        let lost = self.shard.replace(fresh);
+        *self.before.borrow_mut() += lost.counters();
+        // Dropping what broke may break again; nothing depends on it any more.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(lost)));
+        for (_, line) in self.lines.borrow_mut().drain() {
+            line.depart(Departure::Close(CloseCode::ServerCrashed, "a defect; please resume"));
+        }
+        self.tell_control(News::Restarted);
+    }
+
+    /// A copy of what there is to tell.
+    pub fn inspect(&self, rooms: bool) -> ShardReport {
+        let shard = self.shard.borrow();
+        let ring = self.ring.borrow();
+        let mut counters = self.before.borrow().clone();
+        counters += shard.counters();
+        counters.receive_buffers_exhausted = ring.receive_buffers_exhausted();
+        let limited = LIMITS.into_iter().zip(*self.limited.borrow()).collect();
+        ShardReport {
+            shard: self.config.id,
+            port: self.port,
+            counters,
+            sessions: shard.sessions() as u64,
+            channels: shard.channels() as u64,
+            connections: shard.connections() as u64,
+            limited,
+            restarts: self.restarts.get(),
+            loop_time: self.loop_time.borrow().clone(),
+            forwarding: self.forwarding.borrow().clone(),
+            rooms: if rooms { shard.rooms() } else { Vec::new() },
+        }
+    }
+}
+
+fn deliver(shard: &mut Shard, now: Instant, datagram: Received<'_>, egress: &mut Egress) {
+    if datagram.truncated {
+        let counters = shard.counters_mut();
+        counters.packets_in += 1;
+        counters.bytes_in += datagram.bytes.len() as u64;
+        counters.dropped(DropReason::Oversize);
+        return;
+    }
+    shard.handle_datagram(now, datagram.path, datagram.bytes, egress);
+}
+
+fn nanoseconds_since(realtime_ns: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).saturating_sub(realtime_ns)
+}
+
+fn seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).expect("the kernel gives random bytes once it has booted");
+    seed
+}

@@ -1,0 +1,86 @@
+//! Between a shard's core and the task that works one WebSocket: what is to be written, and what is
+//! to become of the connection. Single-threaded; the core fills it, `websocket` empties it.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    task::{Context, Waker},
+};
+
+use crate::{
+    id::ShardId,
+    limits::OUTBOX_BYTES_MAX,
+    sfu::Arrival,
+    signalling::{CloseCode, Frame},
+};
+
+/// How a connection leaves this shard.
+#[derive(Debug)]
+pub enum Departure {
+    /// Write what waits, then a close frame.
+    Close(CloseCode, &'static str),
+    /// Go to another shard.
+    Move(ShardId, Box<Arrival>),
+    /// The client does not read: drop the socket.
+    Drop,
+}
+
+/// One connection's line.
+#[derive(Debug, Default)]
+pub struct Line {
+    frames: RefCell<VecDeque<Frame>>,
+    bytes: Cell<usize>,
+    departure: RefCell<Option<Departure>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Line {
+    /// Queues a message. Returns whether it fits: if not, the client has stopped reading and the
+    /// connection is to be dropped.
+    pub fn push(&self, frame: Frame) -> bool {
+        let bytes = self.bytes.get() + frame.len();
+        if bytes > OUTBOX_BYTES_MAX {
+            self.frames.borrow_mut().clear();
+            self.depart(Departure::Drop);
+            return false;
+        }
+        self.bytes.set(bytes);
+        self.frames.borrow_mut().push_back(frame);
+        self.wake();
+        true
+    }
+
+    /// Takes the next message to write.
+    pub fn take_frame(&self) -> Option<Frame> {
+        let frame = self.frames.borrow_mut().pop_front()?;
+        self.bytes.set(self.bytes.get() - frame.len());
+        Some(frame)
+    }
+
+    /// Ends the connection's time on this shard. The first departure stands.
+    pub fn depart(&self, departure: Departure) {
+        self.departure.borrow_mut().get_or_insert(departure);
+        self.wake();
+    }
+
+    /// Takes the departure, once everything has been written.
+    pub fn take_departure(&self) -> Option<Departure> {
+        self.departure.borrow_mut().take()
+    }
+
+    /// Whether there is something to do; else wakes the task when there is.
+    pub fn poll_ready(&self, context: &Context<'_>) -> bool {
+        if !self.frames.borrow().is_empty() || self.departure.borrow().is_some() {
+            return true;
+        }
+        *self.waker.borrow_mut() = Some(context.waker().clone());
+        false
+    }
+
+    /// Lets the task look again, for a reason outside the line.
+    pub fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The whole server: sockets, shard threads, the control thread; start, stop and what an operator is
+//! told of it.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use async_channel::Sender;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{
+    queues::{CONTROL_QUEUE_MAX, ControlQueues, SHARD_QUEUE_MAX, ToShard},
+    shard::{ShardError, ShardThread, placements},
+    tls::{self, TlsError},
+    turnstile::Turnstile,
+};
+use crate::{
+    config::Config,
+    control::{ControlError, ControlThread},
+    crypto::Mode,
+    id::ShardId,
+    ring::{RingConfig, RingError, socket},
+    sfu::ShardConfig,
+};
+
+/// Connections that may wait for a shard to accept them; a join storm comes within one turn.
+const LISTEN_BACKLOG: i32 = 4_096;
+
+/// How long shards get to start.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long shards get to write their last close frames.
+const STOP_GRACE: Duration = Duration::from_millis(300);
+
+/// Why the server did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A listening socket.
+    #[error("cannot listen on {setting} = {address}: {source}; is another server running there?")]
+    Listen {
+        /// The setting that names it.
+        setting: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A media socket or ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// A shard.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// The control thread.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A thread or a signal handler.
+    #[error("cannot {what}: {source}")]
+    Setup {
+        /// What.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A shard did not say in time that it runs.
+    #[error("a shard did not start within {} s; see the log", START_TIMEOUT.as_secs())]
+    Late,
+    /// A name in `modes` is unknown.
+    #[error("modes: {0} is no encryption mode")]
+    Mode(&'static str),
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    control: ControlThread,
+    shards: Vec<Sender<ToShard>>,
+    threads: Vec<JoinHandle<()>>,
+    gateway: SocketAddr,
+    media_ports: Vec<u16>,
+}
+
+impl Server {
+    /// Starts everything. When this returns the server accepts clients.
+    ///
+    /// # Errors
+    /// What is wrong with the settings or the machine, and what to do about it.
+    pub fn start(config: Arc<Config>) -> Result<Self, ServeError> {
+        let tls = config.gateway.tls.as_ref().map(tls::load).transpose()?;
+        let control_listener = TcpListener::bind(config.control.listen).map_err(|source| {
+            let address = config.control.listen;
+            ServeError::Listen { setting: "control.listen", address, source }
+        })?;
+        let count = config.shards.get();
+        let (to_control, events) = async_channel::bounded(CONTROL_QUEUE_MAX);
+        let (senders, inboxes): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| async_channel::bounded(SHARD_QUEUE_MAX)).unzip();
+        let refused = |source| ServeError::Listen {
+            setting: "gateway.listen",
+            address: config.gateway.listen,
+            source,
+        };
+        check_free(config.gateway.listen).map_err(refused)?;
+        let turnstile = Turnstile::new(config.gateway.connections_per_address);
+        let mut listen = config.gateway.listen;
+        let (started, starting) = async_channel::bounded(usize::from(count));
+        let mut threads = Vec::new();
+        let mut media_ports = Vec::new();
+        let cpus = placements(usize::from(count));
+        for ((shard, inbox), cpu) in (0..count).zip(inboxes).zip(cpus) {
+            let listener = listen_shared(listen).map_err(refused)?;
+            // With port 0 the first share decides and the others join it.
+            listen = listener.local_addr().unwrap_or(listen);
+            let address = SocketAddr::new(config.media.listen, config.media.base_port + shard);
+            let media = socket::open(address, socket::SocketBuffers::default())?;
+            media_ports.push(media.local_addr().map_or(address.port(), |bound| bound.port()));
+            let thread = ShardThread {
+                config: shard_config(&config, ShardId(shard))?,
+                cpu,
+                listener,
+                socket: media,
+                ring: RingConfig { gso: config.media.gso, ..RingConfig::default() },
+                busy_poll: config.media.busy_poll,
+                tls: tls.clone(),
+                plaintext: config.gateway.plaintext,
+                turnstile: turnstile.clone(),
+                inbox,
+                to_control: to_control.clone(),
+                shards: senders.clone(),
+            };
+            let thread = thread.start(started.clone());
+            threads.push(
+                thread.map_err(|source| ServeError::Setup { what: "start a thread", source })?,
+            );
+        }
+        drop((started, to_control));
+        let deadline = Instant::now() + START_TIMEOUT;
+        for _ in 0..count {
+            wait_for(&starting, deadline)??;
+        }
+        let queues = ControlQueues { shards: senders.clone(), events };
+        let control = ControlThread::start(config, queues, control_listener)?;
+        Ok(Self { control, shards: senders, threads, gateway: listen, media_ports })
+    }
+
+    /// Where clients connect.
+    pub fn gateway(&self) -> SocketAddr {
+        self.gateway
+    }
+
+    /// Where the control API is.
+    pub fn control(&self) -> SocketAddr {
+        self.control.address()
+    }
+
+    /// The shards' UDP ports.
+    pub fn media_ports(&self) -> &[u16] {
+        &self.media_ports
+    }
+
+    /// Whether the control thread has ended, without which nobody can join.
+    pub fn has_failed(&self) -> bool {
+        self.control.is_finished()
+    }
+
+    /// Tells every client to come back elsewhere or later, reports to the backend, and ends.
+    ///
+    /// # Errors
+    /// The control thread had died.
+    pub fn stop(self) -> Result<(), ServeError> {
+        let stopped = self.control.stop();
+        std::thread::sleep(STOP_GRACE);
+        for shard in &self.shards {
+            // A shard whose queue is full still ends with the process.
+            let _ = shard.try_send(ToShard::Stop);
+        }
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+        Ok(stopped?)
+    }
+}
+
+/// Runs the server until SIGINT or SIGTERM.
+///
+/// # Errors
+/// It could not start, or the control thread died.
+pub fn serve(config: Config) -> Result<(), ServeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ServeError::Setup { what: "wait for signals", source })?;
+    let config = Arc::new(config);
+    runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let setup = |source| ServeError::Setup { what: "wait for signals", source };
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(setup)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(setup)?;
+        let server = Server::start(config.clone())?;
+        announce(&config, &server);
+        let mut watch = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                _ = watch.tick() => if server.has_failed() { break },
+            }
+        }
+        println!("stentor is stopping: clients are told to reconnect");
+        server.stop()
+    })
+}
+
+/// Tells the operator what runs where, and what to do next.
+fn announce(config: &Config, server: &Server) {
+    let ports = server.media_ports();
+    let (first, last) = (ports.first().unwrap_or(&0), ports.last().unwrap_or(&0));
+    println!("stentor {} is ready", env!("CARGO_PKG_VERSION"));
+    println!(
+        "  gateway   {} (clients connect to wss://{}/)",
+        server.gateway(),
+        config.gateway.public_endpoint.as_str()
+    );
+    println!(
+        "  media     UDP {} ports {first}-{last}, announced as {}",
+        config.media.listen, config.media.public_ip
+    );
+    println!(
+        "  control   http://{}/v1, metrics at http://{}/metrics",
+        server.control(),
+        server.control()
+    );
+    if let Some(tls) = &config.gateway.tls {
+        println!("  certificate {}", tls.certificate.display());
+    }
+    for notice in &config.notices {
+        println!("  {notice}");
+    }
+    println!("get grants:  stentor grant --server-id 1 --channel 2 --user 10 --user 11");
+}
+
+fn shard_config(config: &Config, id: ShardId) -> Result<ShardConfig, ServeError> {
+    let modes = config.modes.iter().map(|name| Mode::from_name(name).ok_or(ServeError::Mode(name)));
+    Ok(ShardConfig {
+        id,
+        modes: modes.collect::<Result<_, _>>()?,
+        public_ip: config.media.public_ip,
+        public_port: config.media.public_base_port + id.0,
+        resume_window: config.resume_window,
+        speaking_events: config.control.speaking_events,
+    })
+}
+
+/// One shard's share of the gateway's listener.
+fn listen_shared(address: SocketAddr) -> io::Result<TcpListener> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Whether nobody listens there: a second server would else quietly share the first one's port.
+fn check_free(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
+fn wait_for<T>(queue: &async_channel::Receiver<T>, deadline: Instant) -> Result<T, ServeError> {
+    loop {
+        match queue.try_recv() {
+            Ok(value) => return Ok(value),
+            Err(_) if Instant::now() >= deadline => return Err(ServeError::Late),
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! One core's thread: a pinned glommio executor with the media loop, the listener, the inbox and the
+//! clock, all around one `Core`. Decides nothing.
+
+use std::{
+    future::Future,
+    io,
+    net::{TcpListener, UdpSocket},
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use async_channel::{Receiver, Sender};
+use glommio::{
+    CpuSet, Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle, io::BufferedFile,
+    net::TcpListener as GlommioListener, timer::Timer,
+};
+
+use super::{
+    core::{Core, Limit},
+    queues::{ToControl, ToShard},
+    turnstile::Turnstile,
+    websocket::Conversation,
+    wire::{Security, Wire},
+};
+use crate::{
+    config::Plaintext,
+    limits::HANDSHAKES_MAX,
+    ring::{Ring, RingConfig, fd},
+    sfu::ShardConfig,
+};
+
+/// How finely the shard's deadlines are kept. They are seconds long; the shortest is a quarter of one.
+const CLOCK_TICK: Duration = Duration::from_millis(25);
+
+/// How soon the media loop wants its turn while WebSockets keep the core busy.
+const MEDIA_LATENCY: Duration = Duration::from_micros(500);
+
+/// The media loop's share of a busy core, and everybody else's.
+const MEDIA_SHARES: usize = 900;
+const SIGNALLING_SHARES: usize = 100;
+
+/// Memory glommio sets aside for file I/O, of which a shard does none but its eventfd's.
+const GLOMMIO_IO_MEMORY_BYTES: usize = 256 * 1_024;
+
+/// Pause before a driver that died runs again, so that a lasting defect does not fill the log.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
+
+/// Pause after the kernel refused to accept, most likely for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a shard's thread needs, and needs again should it have to start over.
+#[derive(Debug)]
+pub struct ShardThread {
+    /// Its place in the world.
+    pub config: ShardConfig,
+    /// Which core it is pinned to; `None` to let the kernel choose.
+    pub cpu: Option<usize>,
+    /// Its share of the gateway's listener.
+    pub listener: TcpListener,
+    /// Its UDP socket.
+    pub socket: UdpSocket,
+    /// How its ring works.
+    pub ring: RingConfig,
+    /// Spin rather than sleep when there is nothing to do.
+    pub busy_poll: bool,
+    /// The gateway's certificate, if it has one.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Who may do without TLS.
+    pub plaintext: Plaintext,
+    /// Connections by address, over all shards.
+    pub turnstile: Arc<Turnstile>,
+    /// What comes from control and other shards.
+    pub inbox: Receiver<ToShard>,
+    /// Where reports go.
+    pub to_control: Sender<ToControl>,
+    /// All shards' inboxes.
+    pub shards: Vec<Sender<ToShard>>,
+}
+
+/// Why a shard could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardError {
+    /// The media ring.
+    #[error(transparent)]
+    Ring(#[from] crate::ring::RingError),
+    /// The executor or a descriptor.
+    #[error("shard {shard}: {what}: {why}; `stentor doctor` says what this machine lacks")]
+    Setup {
+        /// Which shard.
+        shard: u16,
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        why: String,
+    },
+}
+
+impl ShardThread {
+    /// Starts the thread. `started` hears once whether it runs.
+    pub fn start(
+        self,
+        started: Sender<Result<(), ShardError>>,
+    ) -> io::Result<thread::JoinHandle<()>> {
+        let name = format!("shard-{}", self.config.id);
+        thread::Builder::new().name(name).spawn(move || self.supervise(&started))
+    }
+
+    /// Runs the shard, again if a defect of the driver ends it: a defect of the core does not come this
+    /// far (`Core::restart`).
+    fn supervise(self, started: &Sender<Result<(), ShardError>>) {
+        let this = Rc::new(self);
+        loop {
+            let run = AssertUnwindSafe(|| this.clone().run(started.clone()));
+            match catch_unwind(run) {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
+                    tracing::error!(shard = this.config.id.0, "{error}");
+                    // Nobody listens when this is not the first start.
+                    let _ = started.try_send(Err(error));
+                    return;
+                }
+                Err(_) => {
+                    tracing::error!(
+                        shard = this.config.id.0,
+                        "the shard's driver died; restarting"
+                    );
+                    let shard = this.config.id;
+                    let news = super::queues::News::Restarted;
+                    // The queue holds every shard's news; a full one is drained within milliseconds.
+                    let _ = this.to_control.send_blocking(ToControl { shard, news });
+                    thread::sleep(RESTART_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn run(self: Rc<Self>, started: Sender<Result<(), ShardError>>) -> Result<(), ShardError> {
+        let placement = self.cpu.map_or(Placement::Unbound, Placement::Fixed);
+        let build = |placement| {
+            LocalExecutorBuilder::new(placement)
+                .io_memory(GLOMMIO_IO_MEMORY_BYTES)
+                .name(&format!("shard-{}", self.config.id))
+                .make()
+        };
+        let executor = build(placement).or_else(|error| {
+            // A container's CPU set may not contain the core.
+            tracing::warn!(shard = self.config.id.0, %error, "not pinned to a core");
+            build(Placement::Unbound)
+        });
+        let executor = executor.map_err(|error| self.failed("the executor", &error))?;
+        executor.run(async move {
+            let core = self.core()?;
+            let _ = started.try_send(Ok(()));
+            self.work(core).await
+        })
+    }
+
+    /// Sets up the ring, on this thread, as the kernel wants.
+    fn core(&self) -> Result<Rc<Core>, ShardError> {
+        let socket = self.socket.try_clone().map_err(|error| self.failed("the socket", &error))?;
+        let port = socket.local_addr().map_or(0, |address| address.port());
+        let ring = Ring::new(&self.ring, socket)?;
+        let (to_control, shards) = (self.to_control.clone(), self.shards.clone());
+        Ok(Rc::new(Core::new(self.config.clone(), ring, port, to_control, shards)))
+    }
+
+    async fn work(self: Rc<Self>, core: Rc<Core>) -> Result<(), ShardError> {
+        let executor = glommio::executor();
+        let latency = Latency::Matters(MEDIA_LATENCY);
+        let media = executor.create_task_queue(Shares::Static(MEDIA_SHARES), latency, "media");
+        let shares = Shares::Static(SIGNALLING_SHARES);
+        let signalling = executor.create_task_queue(shares, Latency::NotImportant, "signalling");
+
+        let eventfd = core.media_eventfd().map_err(|error| self.failed("the eventfd", &error))?;
+        let listener = self.listener.try_clone();
+        let listener = listener.map_err(|error| self.failed("the listener", &error))?;
+        let listener: GlommioListener = fd::adopt(listener.into());
+        let media = glommio::spawn_local_into(
+            carry_media(core.clone(), fd::adopt(eventfd), self.busy_poll),
+            media,
+        );
+        let media = media.map_err(spawned_error(&self, "the media task"))?;
+        let accepting = accept(self.clone(), core.clone(), listener, signalling);
+        let accepting = glommio::spawn_local_into(accepting, signalling);
+        let accepting = accepting.map_err(spawned_error(&self, "the listener's task"))?;
+        let clock = glommio::spawn_local_into(keep_time(core.clone()), signalling);
+        let clock = clock.map_err(spawned_error(&self, "the clock"))?;
+        self.read_inbox(&core, signalling).await;
+        accepting.cancel().await;
+        clock.cancel().await;
+        media.cancel().await;
+        Ok(())
+    }
+
+    async fn read_inbox(&self, core: &Rc<Core>, signalling: TaskQueueHandle) {
+        while let Ok(message) = self.inbox.recv().await {
+            match message {
+                ToShard::Command(command) => {
+                    core.enter(|shard, now, egress| shard.handle_command(now, command, egress));
+                }
+                ToShard::Arrival(handoff) => {
+                    let conversation = Conversation::arrived(core.clone(), *handoff);
+                    detach(conversation.run(), signalling);
+                }
+                ToShard::Inspect { rooms, reply } => {
+                    // Who asked may have stopped waiting.
+                    let _ = reply.try_send(core.inspect(rooms));
+                }
+                ToShard::Stop => return,
+            }
+            glommio::executor().yield_if_needed().await;
+        }
+    }
+
+    fn failed(&self, what: &'static str, why: &dyn std::fmt::Display) -> ShardError {
+        ShardError::Setup { shard: self.config.id.0, what, why: why.to_string() }
+    }
+}
+
+fn spawned_error<'a, E: std::fmt::Display>(
+    thread: &'a ShardThread,
+    what: &'static str,
+) -> impl FnOnce(E) -> ShardError + 'a {
+    move |error| thread.failed(what, &error)
+}
+
+/// Spawns a connection's task; its queue exists as long as the executor.
+fn detach(task: impl Future<Output = ()> + 'static, queue: TaskQueueHandle) {
+    if let Ok(task) = glommio::spawn_local_into(task, queue) {
+        task.detach();
+    }
+}
+
+/// The media loop: what has arrived is dealt with before anything else gets the core again.
+async fn carry_media(core: Rc<Core>, eventfd: BufferedFile, busy_poll: bool) {
+    loop {
+        let drained = core.turn();
+        if !drained || busy_poll {
+            glommio::executor().yield_task_queue_now().await;
+            continue;
+        }
+        // The kernel writes to the eventfd what has come since the ring was found empty.
+        if let Err(error) = eventfd.read_at(0, size_of::<u64>()).await {
+            tracing::error!(shard = core.id().0, %error, "cannot sleep on the media ring; polling");
+            Timer::new(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+async fn accept(
+    thread: Rc<ShardThread>,
+    core: Rc<Core>,
+    listener: GlommioListener,
+    queue: TaskQueueHandle,
+) {
+    let handshakes = Rc::new(());
+    loop {
+        let stream = match listener.accept().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                core.limit(Limit::Accept);
+                tracing::debug!(%error, "cannot accept");
+                Timer::new(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(peer) = stream.peer_addr() else { continue };
+        let address = peer.ip().to_canonical();
+        let Some(permit) = thread.turnstile.enter(address) else {
+            core.limit(Limit::ConnectionsPerAddress);
+            continue;
+        };
+        if Rc::strong_count(&handshakes) > HANDSHAKES_MAX {
+            core.limit(Limit::Handshakes);
+            continue;
+        }
+        // A client that cannot have it is not worse off.
+        let _ = stream.set_nodelay(true);
+        let plaintext = match thread.plaintext {
+            Plaintext::Always => true,
+            Plaintext::Loopback => address.is_loopback(),
+            Plaintext::Never => false,
+        };
+        let wire = Wire::new(Security { tls: thread.tls.clone(), plaintext });
+        let conversation = Conversation::new(core.clone(), stream, wire, address, permit);
+        detach(conversation.accept(handshakes.clone()), queue);
+    }
+}
+
+/// Lets the shard's deadlines come to pass.
+async fn keep_time(core: Rc<Core>) {
+    loop {
+        Timer::new(CLOCK_TICK).await;
+        core.drain_backlog();
+        if core.next_timeout().is_some_and(|at| at <= Instant::now()) {
+            core.enter(|shard, now, _| shard.handle_timeout(now));
+        }
+    }
+}
+
+/// The cores shards are pinned to, in order; `None` where there are more shards than cores.
+pub fn placements(shards: usize) -> Vec<Option<usize>> {
+    let mut cpus: Vec<usize> = CpuSet::online()
+        .map(|set| set.into_iter().map(|location| location.cpu).collect())
+        .unwrap_or_default();
+    cpus.sort_unstable();
+    (0..shards).map(|shard| cpus.get(shard).copied()).collect()
+}

@@ -1,0 +1,335 @@
+//! One client's WebSocket: a task that moves bytes between its socket, its `Wire` and the shard's core.
+//! Decides nothing. The socket is glommio's; everything else can move to another shard.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::IpAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use futures_util::{AsyncRead, AsyncWrite};
+use glommio::{net::TcpStream, timer::Timer};
+
+use super::{
+    core::{Core, Limit},
+    handoff::Handoff,
+    line::{Departure, Line},
+    turnstile::Permit,
+    wire::{Fault, Received, Wire},
+};
+use crate::{
+    id::ConnectionId,
+    limits::{CLOSE_TIMEOUT, IDENTIFY_TIMEOUT, WRITE_TIMEOUT},
+    ring::fd,
+    signalling::Version,
+};
+
+/// Bytes read from a socket at once: two TLS records of ordinary size.
+const READ_BYTES: usize = 4_096;
+
+/// Bytes read from a socket whose client was told to go, in hope of its farewell.
+const FAREWELL_BYTES_MAX: usize = 1_024 * 1_024;
+
+/// One connection at work.
+pub struct Conversation {
+    core: Rc<Core>,
+    stream: TcpStream,
+    wire: Wire,
+    id: ConnectionId,
+    line: Rc<Line>,
+    address: IpAddr,
+    permit: Permit,
+    out: Vec<u8>,
+}
+
+/// Why a conversation waits no longer.
+enum Wake {
+    /// There is something in the line, or control has decided.
+    Line,
+    /// Bytes came and were fed to the wire.
+    Fed(Result<(), Fault>),
+    /// The client's side is closed, or the connection broke.
+    Ended,
+    /// The time to open is over.
+    Late,
+}
+
+/// How a conversation ends.
+enum End {
+    /// The WebSocket is over; the code is the client's, or 1006.
+    Closed(u16),
+    /// The core has already let go of it: say this, then close.
+    Dismissed(u16, &'static str),
+    /// As before, without a word.
+    Dropped,
+    /// It goes on elsewhere.
+    Moved,
+}
+
+impl Conversation {
+    /// A connection that has just been accepted.
+    pub fn new(
+        core: Rc<Core>,
+        stream: TcpStream,
+        wire: Wire,
+        address: IpAddr,
+        permit: Permit,
+    ) -> Self {
+        let id = core.name_connection();
+        let line = core.connect(id);
+        Self { core, stream, wire, id, line, address, permit, out: Vec::new() }
+    }
+
+    /// A connection that comes from another shard.
+    pub fn arrived(core: Rc<Core>, handoff: Handoff) -> Self {
+        let Handoff { socket, wire, arrival, address, permit } = handoff;
+        let id = arrival.connection.id();
+        let line = core.connect(id);
+        let stream = fd::adopt(socket);
+        core.enter(|shard, now, _| shard.handle_arrival(now, *arrival));
+        Self { core, stream, wire, id, line, address, permit, out: Vec::new() }
+    }
+
+    /// Opens the WebSocket; then converses until the end. `handshake` is held until it is open.
+    pub async fn accept(mut self, handshake: Rc<()>) {
+        let accepted = Instant::now();
+        let opened = self.open(accepted).await;
+        drop(handshake);
+        match opened {
+            Ok(()) => self.run().await,
+            Err(limit) => {
+                self.core.limit(limit);
+                self.core.disconnect(self.id);
+                // An alert or an HTTP answer may wait.
+                self.wire.drain(&mut self.out);
+                if self.write().await.is_ok() {
+                    self.part().await;
+                }
+            }
+        }
+    }
+
+    async fn open(&mut self, accepted: Instant) -> Result<(), Limit> {
+        let mut deadline = Timer::new(IDENTIFY_TIMEOUT);
+        loop {
+            match self.wire.receive() {
+                Ok(Some(Received::Opened(query))) => {
+                    let version = Version::from_query(query.as_deref());
+                    let (id, address) = (self.id, self.address);
+                    self.core
+                        .enter(|shard, _, _| shard.handle_open(accepted, id, version, address));
+                    return Ok(());
+                }
+                Ok(_) => {}
+                Err(_) => return Err(Limit::HandshakeFailed),
+            }
+            self.wire.drain(&mut self.out);
+            self.write().await.map_err(|_| Limit::HandshakeFailed)?;
+            match self.wait(true, Some(&mut deadline)).await {
+                Wake::Fed(Ok(())) | Wake::Line => {}
+                Wake::Fed(Err(_)) | Wake::Ended => return Err(Limit::HandshakeFailed),
+                Wake::Late => return Err(Limit::HandshakeTimeout),
+            }
+            // The arithmetic of a handshake takes as long as forwarding a hundred packets.
+            if self.wire.is_handshaking() {
+                glommio::executor().yield_task_queue_now().await;
+            }
+        }
+    }
+
+    /// Converses until the end.
+    pub async fn run(mut self) {
+        let end = self.converse().await;
+        self.core.disconnect(self.id);
+        match end {
+            End::Closed(code) => {
+                let id = self.id;
+                self.core.enter(|shard, now, _| shard.handle_closed(now, id, code));
+                self.say_goodbye().await;
+            }
+            End::Dismissed(code, why) => {
+                self.wire.close(code, why);
+                self.say_goodbye().await;
+            }
+            End::Dropped | End::Moved => {}
+        }
+    }
+
+    async fn converse(&mut self) -> End {
+        loop {
+            while let Some(frame) = self.line.take_frame() {
+                self.wire.send(frame);
+            }
+            match self.line.take_departure() {
+                Some(Departure::Close(code, why)) => return End::Dismissed(code.code(), why),
+                Some(Departure::Drop) => return End::Dropped,
+                Some(Departure::Move(to, arrival)) => return self.depart(to, arrival).await,
+                None => {}
+            }
+            self.wire.drain(&mut self.out);
+            if let Err(error) = self.write().await {
+                if error.kind() == io::ErrorKind::TimedOut {
+                    self.core.limit(Limit::SlowReader);
+                }
+                return End::Closed(1006);
+            }
+            let reading = !self.core.is_undecided(self.id);
+            if reading {
+                match self.wire.receive() {
+                    Ok(Some(received)) => {
+                        if let Some(end) = self.handle(received) {
+                            return end;
+                        }
+                        glommio::executor().yield_if_needed().await;
+                        continue;
+                    }
+                    Ok(None) => {}
+                    Err(fault) => return self.fail(fault),
+                }
+            }
+            match self.wait(reading, None).await {
+                Wake::Line | Wake::Fed(Ok(())) => {}
+                Wake::Fed(Err(fault)) => return self.fail(fault),
+                Wake::Ended | Wake::Late => return End::Closed(1006),
+            }
+        }
+    }
+
+    fn handle(&mut self, received: Received) -> Option<End> {
+        let id = self.id;
+        match received {
+            Received::Frame(frame) => {
+                self.core.enter(|shard, now, _| shard.handle_frame(now, id, frame));
+            }
+            Received::SignOfLife => {
+                self.core.enter(|shard, now, _| shard.handle_sign_of_life(now, id));
+            }
+            Received::Closed(code) => return Some(End::Closed(code)),
+            Received::Opened(_) => {}
+        }
+        None
+    }
+
+    /// The client broke TLS or WebSocket: its session ends as after any other breach.
+    fn fail(&mut self, fault: Fault) -> End {
+        if let Fault::WebSocket(code, why) = fault {
+            self.wire.close(code, why);
+            let id = self.id;
+            self.core.enter(|shard, now, _| shard.handle_breach(now, id, code));
+        }
+        End::Closed(1006)
+    }
+
+    async fn depart(&mut self, to: crate::id::ShardId, arrival: Box<crate::sfu::Arrival>) -> End {
+        self.wire.drain(&mut self.out);
+        let written = self.write().await;
+        match (written, fd::duplicate(&self.stream)) {
+            (Ok(()), Ok(socket)) => {
+                let wire = std::mem::replace(&mut self.wire, Wire::spent());
+                let permit = std::mem::replace(&mut self.permit, Permit::none());
+                let handoff = Handoff { socket, wire, arrival, address: self.address, permit };
+                match handoff.send(&self.core, to) {
+                    Ok(()) => End::Moved,
+                    Err(handoff) => {
+                        self.core.lost_on_the_way(&handoff.arrival);
+                        self.wire = handoff.wire;
+                        End::Dismissed(4015, "too many at once; come back")
+                    }
+                }
+            }
+            _ => {
+                self.core.lost_on_the_way(&arrival);
+                End::Dropped
+            }
+        }
+    }
+
+    /// Waits for the line, for bytes (if `reading`), or for the deadline.
+    async fn wait(&mut self, reading: bool, mut deadline: Option<&mut Timer>) -> Wake {
+        let Self { stream, wire, line, core, id, .. } = self;
+        poll_fn(|context| {
+            if line.poll_ready(context) || (!reading && !core.is_undecided(*id)) {
+                return Poll::Ready(Wake::Line);
+            }
+            if reading {
+                let mut bytes = [0; READ_BYTES];
+                match Pin::new(&mut *stream).poll_read(context, &mut bytes) {
+                    Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Wake::Ended),
+                    Poll::Ready(Ok(len)) => {
+                        return Poll::Ready(Wake::Fed(wire.feed(&bytes[..len])));
+                    }
+                    Poll::Pending => {}
+                }
+            }
+            match deadline.as_deref_mut() {
+                Some(timer) => Pin::new(timer).poll(context).map(|_| Wake::Late),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Writes everything that waits. The timer is only made when the socket does not take it at once.
+    async fn write(&mut self) -> io::Result<()> {
+        let Self { stream, out, .. } = self;
+        let mut written = 0;
+        let mut timer: Option<Timer> = None;
+        while written < out.len() {
+            let progress = poll_fn(|context: &mut Context<'_>| {
+                if let Poll::Ready(result) =
+                    Pin::new(&mut *stream).poll_write(context, &out[written..])
+                {
+                    return Poll::Ready(result);
+                }
+                let timer = timer.get_or_insert_with(|| Timer::new(WRITE_TIMEOUT));
+                Pin::new(timer).poll(context).map(|_| Err(io::ErrorKind::TimedOut.into()))
+            });
+            match progress.await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                len => written += len,
+            }
+            timer = None;
+        }
+        out.clear();
+        // A replay or a burst needs much, an idle connection nothing.
+        out.shrink_to(READ_BYTES);
+        Ok(())
+    }
+
+    /// Writes the close frame and closes.
+    async fn say_goodbye(&mut self) {
+        self.wire.finish();
+        self.wire.drain(&mut self.out);
+        if self.write().await.is_ok() {
+            self.part().await;
+        }
+    }
+
+    /// Closes our side and reads the client's away: a socket closed with unread bytes is reset, and a
+    /// reset overtakes the close frame.
+    async fn part(&mut self) {
+        if self.stream.shutdown(std::net::Shutdown::Write).await.is_err() {
+            return;
+        }
+        let mut timer = Timer::new(CLOSE_TIMEOUT);
+        let mut read = 0;
+        while read < FAREWELL_BYTES_MAX {
+            let stream = &mut self.stream;
+            let more = poll_fn(|context| {
+                let mut bytes = [0; READ_BYTES];
+                if let Poll::Ready(result) = Pin::new(&mut *stream).poll_read(context, &mut bytes) {
+                    return Poll::Ready(result.unwrap_or(0));
+                }
+                Pin::new(&mut timer).poll(context).map(|_| 0)
+            });
+            match more.await {
+                0 => return,
+                len => read += len,
+            }
+        }
+    }
+}

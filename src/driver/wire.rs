@@ -1,0 +1,447 @@
+//! One TCP connection's bytes: TLS if the first byte says so, the HTTP upgrade, WebSocket frames.
+//! Sans-IO: bytes in, messages out and the other way round, so that the whole of it can move to another
+//! thread between two reads. Called by `websocket`, which owns the socket.
+
+use std::{
+    fmt,
+    io::{self, Read, Write},
+    sync::Arc,
+};
+
+use rustls::{ServerConfig, ServerConnection};
+use tungstenite::{
+    Message, WebSocket,
+    handshake::{
+        machine::TryParse,
+        server::{Request, create_response, write_response},
+    },
+    protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode as WireCloseCode},
+};
+
+use crate::{
+    limits::{MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX},
+    signalling::{CloseCode, Frame},
+};
+
+/// First byte of a TLS handshake record (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// WebSocket read buffer of one connection, bytes: most messages are shorter than this, and idle
+/// connections keep it.
+const READ_BUFFER_BYTES: usize = 1_024;
+
+/// What TLS and plaintext a connection may use.
+#[derive(Debug, Clone)]
+pub struct Security {
+    /// Our certificate; `None` where a proxy terminates TLS.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Whether this peer may do without.
+    pub plaintext: bool,
+}
+
+/// One connection's bytes.
+pub struct Wire {
+    layer: Layer,
+    stage: Stage,
+}
+
+enum Layer {
+    /// Nothing has arrived; the first byte decides.
+    Undecided(Security),
+    Plain,
+    Tls(Box<ServerConnection>),
+}
+
+enum Stage {
+    /// Part of an HTTP request, and of an answer that refuses it.
+    Request {
+        request: Vec<u8>,
+        answer: Vec<u8>,
+    },
+    Open(Box<WebSocket<Pipe>>),
+}
+
+/// What a connection's bytes amount to.
+#[derive(Debug)]
+pub enum Received {
+    /// The WebSocket is open; the request's query string.
+    Opened(Option<String>),
+    /// A message.
+    Frame(Frame),
+    /// A ping or pong: somebody is there.
+    SignOfLife,
+    /// The peer has closed, with this code; 1005 for none.
+    Closed(u16),
+}
+
+/// Why a connection cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// TLS failed; an alert may be waiting to be sent.
+    #[error("TLS failed")]
+    Tls,
+    /// Plaintext from a peer that must not, or TLS where there is no certificate.
+    #[error("plaintext is not allowed from here")]
+    Plaintext,
+    /// No WebSocket upgrade; an HTTP answer is waiting to be sent.
+    #[error("not a WebSocket upgrade")]
+    Request,
+    /// A WebSocket error that has this close code.
+    #[error("close {0}: {1}")]
+    WebSocket(u16, &'static str),
+}
+
+impl Wire {
+    /// A connection that has just been accepted.
+    pub fn new(security: Security) -> Self {
+        Self {
+            layer: Layer::Undecided(security),
+            stage: Stage::Request { request: Vec::new(), answer: Vec::new() },
+        }
+    }
+
+    /// What is left in the place of one that has moved.
+    pub fn spent() -> Self {
+        Self::new(Security { tls: None, plaintext: false })
+    }
+
+    /// Takes bytes from the socket.
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Fault> {
+        if let (Layer::Undecided(security), Some(first)) = (&self.layer, bytes.first()) {
+            self.layer = decide(security, *first)?;
+        }
+        let Layer::Tls(tls) = &mut self.layer else { return self.stage.take(bytes) };
+        let mut plain = [0; 4_096];
+        while !bytes.is_empty() {
+            tls.read_tls(&mut bytes).map_err(|_| Fault::Tls)?;
+            tls.process_new_packets().map_err(|_| Fault::Tls)?;
+            loop {
+                match tls.reader().read(&mut plain) {
+                    Ok(0) | Err(_) => break,
+                    Ok(len) => self.stage.take(&plain[..len])?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the next bytes may cost a TLS handshake's arithmetic.
+    pub fn is_handshaking(&self) -> bool {
+        matches!(&self.layer, Layer::Tls(tls) if tls.is_handshaking())
+    }
+
+    /// Gives the next thing that has arrived in full.
+    pub fn receive(&mut self) -> Result<Option<Received>, Fault> {
+        match &mut self.stage {
+            Stage::Request { .. } => self.upgrade(),
+            Stage::Open(socket) => read(socket),
+        }
+    }
+
+    /// Queues a message. What cannot be said because the WebSocket is closing is dropped.
+    pub fn send(&mut self, frame: Frame) {
+        if let Stage::Open(socket) = &mut self.stage {
+            let message = match frame {
+                Frame::Text(text) => Message::text(text),
+                Frame::Binary(bytes) => Message::binary(bytes),
+            };
+            let _ = socket.write(message);
+        }
+    }
+
+    /// Queues a close frame; nothing can be said after it.
+    pub fn close(&mut self, code: u16, why: &'static str) {
+        if let Stage::Open(socket) = &mut self.stage {
+            let code = WireCloseCode::from(code);
+            let _ = socket.close(Some(CloseFrame { code, reason: why.into() }));
+        }
+    }
+
+    /// Says that no more bytes come from us.
+    pub fn finish(&mut self) {
+        if let Layer::Tls(tls) = &mut self.layer {
+            tls.send_close_notify();
+        }
+    }
+
+    /// Appends what is to be written to the socket.
+    pub fn drain(&mut self, out: &mut Vec<u8>) {
+        let waiting = match &mut self.stage {
+            Stage::Request { answer, .. } => std::mem::take(answer),
+            Stage::Open(socket) => {
+                let _ = socket.flush();
+                std::mem::take(&mut socket.get_mut().outgoing)
+            }
+        };
+        match &mut self.layer {
+            Layer::Tls(tls) => {
+                // Memory is the only sink, so neither can fail.
+                let _ = tls.writer().write_all(&waiting);
+                while tls.wants_write() {
+                    if tls.write_tls(out).is_err() {
+                        break;
+                    }
+                }
+            }
+            Layer::Plain | Layer::Undecided(_) if out.is_empty() => *out = waiting,
+            Layer::Plain | Layer::Undecided(_) => out.extend_from_slice(&waiting),
+        }
+    }
+
+    fn upgrade(&mut self) -> Result<Option<Received>, Fault> {
+        let Stage::Request { request: bytes, answer } = &mut self.stage else { return Ok(None) };
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let (len, request) = match Request::try_parse(bytes) {
+            Ok(None) if bytes.len() < REQUEST_BYTES_MAX => return Ok(None),
+            Ok(Some(parsed)) => parsed,
+            Ok(None) | Err(_) => {
+                answer.extend_from_slice(BAD_REQUEST);
+                return Err(Fault::Request);
+            }
+        };
+        let Ok(response) = create_response(&request) else {
+            answer.extend_from_slice(UPGRADE_REQUIRED);
+            return Err(Fault::Request);
+        };
+        let query = request.uri().query().map(str::to_owned);
+        let mut pipe = Pipe::default();
+        if write_response(&mut pipe.outgoing, &response).is_err() {
+            return Err(Fault::Request);
+        }
+        let early = bytes.split_off(len);
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_message_size(Some(MESSAGE_BYTES_MAX))
+            .max_frame_size(Some(MESSAGE_BYTES_MAX));
+        let socket = WebSocket::from_partially_read(pipe, early, Role::Server, Some(config));
+        self.stage = Stage::Open(Box::new(socket));
+        Ok(Some(Received::Opened(query)))
+    }
+}
+
+const BAD_REQUEST: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+const UPGRADE_REQUIRED: &[u8] = b"HTTP/1.1 426 Upgrade Required\r\nConnection: close\r\n\
+    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nContent-Length: 0\r\n\r\n";
+
+fn decide(security: &Security, first: u8) -> Result<Layer, Fault> {
+    match &security.tls {
+        Some(config) if first == TLS_HANDSHAKE => {
+            let mut tls = ServerConnection::new(config.clone()).map_err(|_| Fault::Tls)?;
+            // What waits to be sent is bounded by the outbox, whole messages at a time.
+            tls.set_buffer_limit(None);
+            Ok(Layer::Tls(Box::new(tls)))
+        }
+        _ if first != TLS_HANDSHAKE && security.plaintext => Ok(Layer::Plain),
+        _ => Err(Fault::Plaintext),
+    }
+}
+
+impl Stage {
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        match self {
+            Stage::Request { request, .. } => request.extend_from_slice(bytes),
+            Stage::Open(socket) => socket.get_mut().feed(bytes),
+        }
+        Ok(())
+    }
+}
+
+fn read(socket: &mut WebSocket<Pipe>) -> Result<Option<Received>, Fault> {
+    use tungstenite::Error;
+    let decode = CloseCode::DecodeFailed.code();
+    match socket.read() {
+        Ok(Message::Text(text)) => Ok(Some(Received::Frame(Frame::Text(text.as_str().to_owned())))),
+        Ok(Message::Binary(bytes)) => Ok(Some(Received::Frame(Frame::Binary(bytes.to_vec())))),
+        Ok(Message::Close(frame)) => {
+            Ok(Some(Received::Closed(frame.map_or(1005, |frame| frame.code.into()))))
+        }
+        Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
+            Ok(Some(Received::SignOfLife))
+        }
+        Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(Error::ConnectionClosed | Error::AlreadyClosed) => Ok(None),
+        Err(Error::Capacity(_)) => Err(Fault::WebSocket(decode, "message too long")),
+        Err(Error::Utf8(_)) => Err(Fault::WebSocket(decode, "text is not UTF-8")),
+        Err(_) => Err(Fault::WebSocket(1002, "WebSocket protocol error")),
+    }
+}
+
+/// A stream in memory: what has arrived, and what is to be written.
+#[derive(Debug, Default)]
+struct Pipe {
+    incoming: Vec<u8>,
+    read: usize,
+    outgoing: Vec<u8>,
+}
+
+impl Pipe {
+    fn feed(&mut self, bytes: &[u8]) {
+        if self.read == self.incoming.len() {
+            self.incoming.clear();
+            self.read = 0;
+        }
+        self.incoming.extend_from_slice(bytes);
+    }
+}
+
+impl Read for Pipe {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let mut rest = &self.incoming[self.read..];
+        if rest.is_empty() {
+            self.incoming = Vec::new();
+            self.read = 0;
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let len = rest.read(out)?;
+        self.read += len;
+        Ok(len)
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.outgoing.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Prints nothing of what passes: it holds tokens and keys.
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let layer = match self.layer {
+            Layer::Undecided(_) => "undecided",
+            Layer::Plain => "plain",
+            Layer::Tls(_) => "tls",
+        };
+        let open = matches!(self.stage, Stage::Open(_));
+        f.debug_struct("Wire").field("layer", &layer).field("open", &open).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET /?v=8 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+    fn plain() -> Wire {
+        Wire::new(Security { tls: None, plaintext: true })
+    }
+
+    fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0x80 | opcode, 0x80 | payload.len() as u8, 0, 0, 0, 0];
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    fn opened() -> Wire {
+        let mut wire = plain();
+        wire.feed(REQUEST).unwrap();
+        assert!(matches!(wire.receive(), Ok(Some(Received::Opened(_)))));
+        wire.drain(&mut Vec::new());
+        wire
+    }
+
+    #[test]
+    fn an_upgrade_in_single_bytes_opens() {
+        let mut wire = plain();
+        for byte in &REQUEST[..REQUEST.len() - 1] {
+            wire.feed(&[*byte]).unwrap();
+            assert!(wire.receive().unwrap().is_none());
+        }
+        wire.feed(b"\n").unwrap();
+        let Some(Received::Opened(query)) = wire.receive().unwrap() else { panic!("not open") };
+        assert_eq!(query.as_deref(), Some("v=8"));
+        let mut out = Vec::new();
+        wire.drain(&mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with("HTTP/1.1 101"), "{text}");
+        assert!(text.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{text}");
+        assert!(!text.to_ascii_lowercase().contains("sec-websocket-extensions"), "{text}");
+    }
+
+    #[test]
+    fn frames_pass_both_ways() {
+        let mut wire = opened();
+        wire.feed(&masked(1, b"{}")).unwrap();
+        wire.feed(&masked(2, &[26, 1])).unwrap();
+        let text = wire.receive().unwrap();
+        assert!(matches!(text, Some(Received::Frame(Frame::Text(text))) if text == "{}"));
+        let binary = wire.receive().unwrap();
+        assert!(matches!(binary, Some(Received::Frame(Frame::Binary(bytes))) if bytes == [26, 1]));
+        assert!(wire.receive().unwrap().is_none());
+        wire.send(Frame::Text("hi".into()));
+        let mut out = Vec::new();
+        wire.drain(&mut out);
+        assert_eq!(out, b"\x81\x02hi");
+    }
+
+    #[test]
+    fn the_peers_close_code_is_told() {
+        let mut wire = opened();
+        wire.feed(&masked(8, &4014_u16.to_be_bytes())).unwrap();
+        assert!(matches!(wire.receive(), Ok(Some(Received::Closed(4014)))));
+        let mut wire = opened();
+        wire.feed(&masked(8, &[])).unwrap();
+        assert!(matches!(wire.receive(), Ok(Some(Received::Closed(1005)))));
+    }
+
+    #[test]
+    fn our_close_frame_has_code_and_reason() {
+        let mut wire = opened();
+        wire.close(4006, "gone");
+        let mut out = Vec::new();
+        wire.drain(&mut out);
+        assert_eq!(out, b"\x88\x06\x0f\xa6gone");
+    }
+
+    #[test]
+    fn what_is_no_upgrade_gets_an_answer() {
+        for (request, status) in [
+            (&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], "HTTP/1.1 426"),
+            (b"\x00\x01\x02 rubbish\r\n\r\n", "HTTP/1.1 400"),
+            (&[b'A'; REQUEST_BYTES_MAX + 1], "HTTP/1.1 400"),
+        ] {
+            let mut wire = plain();
+            wire.feed(request).unwrap();
+            assert_eq!(wire.receive().err(), Some(Fault::Request));
+            let mut out = Vec::new();
+            wire.drain(&mut out);
+            assert!(out.starts_with(status.as_bytes()), "{status}");
+        }
+    }
+
+    #[test]
+    fn too_long_and_ill_formed_messages_have_close_codes() {
+        let mut wire = opened();
+        let mut huge = vec![0x81, 0xFF];
+        huge.extend_from_slice(&(MESSAGE_BYTES_MAX as u64 + 1).to_be_bytes());
+        huge.extend_from_slice(&[0; 4]);
+        wire.feed(&huge).unwrap();
+        assert!(matches!(wire.receive(), Err(Fault::WebSocket(4002, _))));
+        let mut wire = opened();
+        wire.feed(&masked(1, &[0xFF, 0xFE])).unwrap();
+        assert!(matches!(wire.receive(), Err(Fault::WebSocket(4002, _))));
+        let mut wire = opened();
+        wire.feed(b"\x81\x02hi").unwrap();
+        assert!(matches!(wire.receive(), Err(Fault::WebSocket(1002, _))), "not masked");
+    }
+
+    #[test]
+    fn plaintext_where_it_is_not_allowed_is_refused() {
+        let mut wire = Wire::new(Security { tls: None, plaintext: false });
+        assert_eq!(wire.feed(b"GET").err(), Some(Fault::Plaintext));
+        let mut wire = plain();
+        assert_eq!(wire.feed(&[TLS_HANDSHAKE]).err(), Some(Fault::Plaintext), "no certificate");
+    }
+}
