@@ -54,8 +54,8 @@ impl NonceCounter {
         Self { counter, left: SUFFIXES_MAX, tops: TOPS }
     }
 
-    /// Takes note of the suffix of a packet from the client. It must have authenticated: otherwise
-    /// anyone could steer our nonces into the client's.
+    /// Takes note of the suffix of a packet from the client, which must have authenticated and be no
+    /// replay: otherwise others could steer our nonces into the client's.
     #[inline]
     pub fn observe(&mut self, client_suffix: [u8; 4]) {
         self.tops = !u32::from_be_bytes(client_suffix) & TOPS;

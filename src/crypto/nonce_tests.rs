@@ -161,14 +161,12 @@ proptest! {
         random: [u8; 3], start in 0u32..1 << 30, steps in steps(),
     ) {
         let mut nonces = NonceCounter::new(random);
-        let mut counter = start;
-        for step in steps {
+        for (counter, step) in (start..).zip(steps) {
             match step {
                 Step::Seal => prop_assert!(order.read(nonces.next().unwrap()) >= 1 << 31),
                 Step::Arrive => nonces.observe(order.write(counter)),
                 Step::Lose => {}
             }
-            counter += 1;
         }
     }
 

@@ -146,10 +146,8 @@ impl Model {
             }
             return Ok(false);
         };
-        // The one index with this sequence number that is nearest, looking ahead.
-        let index = (highest - 62_535..=highest + 3_000)
-            .find(|index| index.rem_euclid(65_536) == i64::from(seq))
-            .unwrap();
+        let ahead = (i64::from(seq) - highest).rem_euclid(65_536);
+        let index = if ahead <= 3_000 { highest + ahead } else { highest + ahead - 65_536 };
         let verdict = if index > highest - 1_024 {
             if self.seen.contains(&index) { Err(DropReason::Replayed) } else { Ok(false) }
         } else if self.confirming == Some(seq) {
