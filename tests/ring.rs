@@ -48,6 +48,8 @@ fn peer_at(address: &str) -> UdpSocket {
     peer
 }
 
+/// The next datagram a peer gets. Whoever uses it sends a peer no more than an ordinary receive buffer
+/// holds, 200 KiB of kernel memory.
 fn receive_one(peer: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = [0; 65_536];
     let (len, from) = peer.recv_from(&mut buffer).unwrap();
@@ -127,13 +129,13 @@ fn a_burst_arrives_whole_in_order_with_its_source_and_time() {
     let now_ns = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     let before = now_ns();
     let mut next = [0_u32; 3];
-    for round in 0..20_u32 {
-        for number in round * 100..(round + 1) * 100 {
+    for round in 0..70_u32 {
+        for number in round * 30..(round + 1) * 30 {
             for (sender, peer) in peers.iter().enumerate() {
                 peer.send_to(&pattern(sender as u32, number, len_of(number)), address).unwrap();
             }
         }
-        for received in receive(&mut ring, 300) {
+        for received in receive(&mut ring, 90) {
             let (sender, number) = check_pattern(&received.bytes);
             assert_eq!(number, next[sender as usize]);
             assert_eq!(received.bytes.len(), len_of(number));
@@ -145,7 +147,7 @@ fn a_burst_arrives_whole_in_order_with_its_source_and_time() {
             assert!((before..=now_ns()).contains(&at));
         }
     }
-    assert_eq!(next, [2_000; 3]);
+    assert_eq!(next, [2_100; 3]);
     assert_eq!((ring.receive(64, |_| panic!("nothing is left")), ring.receive_errors()), (0, 0));
 }
 
@@ -272,10 +274,10 @@ fn segmented_or_not_every_peer_gets_the_same_bytes_in_order() {
 
 #[test]
 fn a_segmented_send_ends_at_what_the_kernel_takes_in_one() {
-    let plan: Vec<_> = (0..100).map(|number| (0, pattern(0, number, DATAGRAM_BYTES_MAX))).collect();
+    let plan: Vec<_> = (0..50).map(|number| (0, pattern(0, number, DATAGRAM_BYTES_MAX))).collect();
     let (sent, received) = fan_out(true, &plan);
-    assert_eq!((sent.packets, sent.traversals), (100, 3), "44 × 1,472 bytes fit in 65,507");
-    assert!(received[0].iter().map(|bytes| check_pattern(bytes).1).eq(0..100));
+    assert_eq!((sent.packets, sent.traversals), (50, 2), "44 × 1,472 bytes fit in 65,507");
+    assert!(received[0].iter().map(|bytes| check_pattern(bytes).1).eq(0..50));
 }
 
 #[test]
@@ -398,12 +400,18 @@ fn a_reply_leaves_from_the_address_that_was_written_to() {
 }
 
 #[test]
-fn dropping_a_ring_that_receives_frees_its_port_at_once() {
+fn dropping_a_ring_that_receives_frees_its_port() {
     let listen = ring().local_addr().unwrap();
     let peer = peer();
     for round in 0..50 {
-        let socket = socket::open(listen, SocketBuffers::default())
-            .unwrap_or_else(|error| panic!("round {round}: {error}"));
+        // At once, but for a process that another test starts just then: it has a copy until it execs.
+        let end = Instant::now() + PATIENCE;
+        let socket = loop {
+            match socket::open(listen, SocketBuffers::default()) {
+                Ok(socket) => break socket,
+                Err(error) => assert!(Instant::now() < end, "round {round}: {error}"),
+            }
+        };
         let config = RingConfig { receive_buffers: 16, gso: true };
         let mut ring = Ring::new(&config, socket).unwrap();
         for _ in 0..round {
@@ -421,14 +429,14 @@ fn a_ring_and_its_egress_may_go_right_after_a_send() {
         let peer = peer();
         let mut ring = ring_at("127.0.0.1:0", RingConfig { receive_buffers: 8, gso: true });
         let mut egress = egress();
-        for number in 0..200 {
+        for number in 0..100 {
             let path = Path::to(peer.local_addr().unwrap());
             put(&mut egress, Flow(number % 5), path, &pattern(round, number, 400));
         }
-        assert_eq!(ring.send(&mut egress).packets, 200);
+        assert_eq!(ring.send(&mut egress).packets, 100);
         drop(egress);
         drop(ring);
-        for _ in 0..200 {
+        for _ in 0..100 {
             assert_eq!(check_pattern(&receive_one(&peer).0).0, round);
         }
     }

@@ -24,7 +24,7 @@ pub(super) const NAME_ROOM: usize = 32;
 pub(super) const CONTROL_ROOM: usize = 80;
 
 const _: () = assert!(address::ADDRESS_BYTES <= NAME_ROOM);
-const _: () = assert!((HEADER_BYTES + NAME_ROOM + CONTROL_ROOM) % 64 == 0);
+const _: () = assert!((HEADER_BYTES + NAME_ROOM + CONTROL_ROOM).is_multiple_of(64));
 const _: () = assert!(HEADER_BYTES + NAME_ROOM + CONTROL_ROOM < RECEIVE_BUFFER_BYTES);
 
 /// A datagram in its receive buffer, which is the kernel's again when the closure that got it returns.
