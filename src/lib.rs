@@ -1,5 +1,6 @@
 //! stentor: a self-hosted voice and video server that speaks Discord's voice protocol.
 
+pub mod doctor;
 pub mod driver;
 pub mod egress;
 pub mod id;
