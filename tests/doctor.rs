@@ -1,5 +1,6 @@
-//! Black box over `stentor doctor` on the machine the tests run on: it reports what the system's own
-//! tools report, and a limit lowered for it alone turns into the finding and the exit code it must.
+//! Black box over `stentor doctor` on the machine the tests run on: it reports what the system's
+//! own tools report, and a limit lowered for it alone turns into the finding and the exit code it
+//! must.
 
 use std::process::{Command, Output};
 

@@ -150,7 +150,7 @@ fn io_uring(seen: &Observations) -> Finding {
         io::ErrorKind::OutOfMemory => finding.fail(found, raise_memlock(seen.memlock)),
         _ => finding.fail(
             found,
-            "grep CONFIG_IO_URING /boot/config-$(uname -r)    # needs =y; boot a kernel that has it",
+            "grep CONFIG_IO_URING /boot/config-$(uname -r)    # boot a kernel that says =y",
         ),
     }
 }
@@ -282,7 +282,8 @@ fn isolation(cores: &Cores) -> Finding {
     if cores.online.is_subset(&cores.isolated) {
         return finding.warn(
             format!("{found}: no core is left for the rest"),
-            "sudo sed -i 's/isolcpus=[^ \"]*//' /etc/default/grub && sudo update-grub && sudo reboot",
+            "sudo sed -i 's/isolcpus=[^ \"]*//' /etc/default/grub && sudo update-grub && \
+             sudo reboot",
         );
     }
     if cores.isolated.is_subset(&cores.nohz_full) {
@@ -367,7 +368,8 @@ fn list(cores: &BTreeSet<u32>) -> String {
 
 fn sysctl(name: &str, value: u64) -> String {
     format!(
-        "echo '{name} = {value}' | sudo tee -a /etc/sysctl.d/60-stentor.conf && sudo sysctl --system"
+        "echo '{name} = {value}' | sudo tee -a /etc/sysctl.d/60-stentor.conf && \
+         sudo sysctl --system"
     )
 }
 
