@@ -1,10 +1,14 @@
 //! stentor: a self-hosted voice and video server that speaks Discord's voice protocol.
 
+pub mod config;
+pub mod crypto;
 pub mod doctor;
 pub mod driver;
 pub mod egress;
 pub mod id;
 pub mod limits;
 pub mod metrics;
+pub mod ring;
+pub mod rtp;
 pub mod sfu;
 pub mod signalling;

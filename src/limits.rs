@@ -32,6 +32,38 @@ pub const EGRESS_FLUSH_AT: usize = 512;
 /// Datagrams handled before the media task looks at WebSockets again.
 pub const MEDIA_BATCH_MAX: usize = 64;
 
+/// Receive buffers of one ring: sixteen batches, 2 MiB. While all are taken datagrams wait in the
+/// socket's own buffer and nothing is lost; more would only move the queue from there to here.
+pub const RECEIVE_BUFFERS: u16 = 1_024;
+
+/// Bytes of one receive buffer: 128 for header, address and control messages, 1,920 of payload. More
+/// than the largest datagram we accept, so that one that is longer is seen to be.
+pub const RECEIVE_BUFFER_BYTES: usize = 2_048;
+
+/// Send calls handed to the kernel at once. What one needs (message, submission, completion) is about
+/// 350 bytes, so a batch stays in the first-level cache, and the cost of entering the kernel is
+/// spread over all of them.
+pub const SEND_BATCH_MAX: usize = 64;
+
+/// Pieces that the send calls of one batch gather from: every call may have one, and several the most.
+pub const SEND_PIECES_MAX: usize = 1_024;
+
+/// Datagrams the kernel cuts from one send: `UDP_MAX_SEGMENTS` before Linux 6.9.
+pub const GSO_SEGMENTS_MAX: usize = 64;
+
+/// Bytes of one send, all datagrams of it: the largest UDP payload of an IPv4 packet (65,535 less two
+/// headers, 20 + 8).
+pub const GSO_BYTES_MAX: usize = 65_507;
+
+/// Segmented sends that fail in a row, while the same datagrams pass alone, before a ring gives
+/// segmentation up. One may be a route that has just changed; eight are a device that cannot.
+pub const GSO_FAILURES_MAX: u32 = 8;
+
+/// Bytes asked for as the socket's receive and send buffer. The kernel charges a small datagram with
+/// up to about 2 KiB (memory, not payload) and doubles what was asked: 4,000 datagrams, 20 ms at
+/// 200,000 a second. What has waited longer is no longer worth hearing.
+pub const SOCKET_BUFFER_BYTES: usize = 4 * 1_024 * 1_024;
+
 /// Largest WebSocket message from a client, bytes: the largest legitimate one is an MLS welcome of
 /// 44 KB at 100 members (protocol.md §1.1).
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1_024;
@@ -55,6 +87,20 @@ pub const MESSAGE_BURST_MAX: u32 = 120;
 /// See [`MESSAGE_BURST_MAX`].
 pub const MESSAGES_PER_SECOND: u32 = 20;
 
+/// Messages a client may send between Identify and the answer: the busiest send four (op 1, 5, 12
+/// and 15), and what comes before the answer is from a stranger.
+pub const HELD_MESSAGES_MAX: usize = 16;
+/// Bytes of those messages: one of the largest size.
+pub const HELD_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+
+/// Opcodes of the server's own that a client may send before it is closed 4001: a slip is forgiven,
+/// a client that mistakes its role is not (protocol.md §1.8).
+pub const SERVER_ONLY_OPCODES_MAX: u32 = 3;
+
+/// Length of a heartbeat's number, bytes of text, for it is echoed as written: the longest shortest
+/// form of a double has 24.
+pub const HEARTBEAT_NONCE_BYTES_MAX: usize = 32;
+
 /// Messages kept for a numbered resume (protocol.md §1.7).
 pub const REPLAY_MESSAGES_MAX: usize = 1_024;
 /// Bytes kept for a numbered resume (protocol.md §1.7).
@@ -70,6 +116,8 @@ pub const CREDENTIAL_BYTES_MAX: usize = 2_048;
 
 /// Video layers one client may declare: Discord's clients declare two, simulcast has three.
 pub const LAYERS_MAX: usize = 4;
+/// Length of a layer's `rid`, bytes: what a one-byte RTP header extension holds (RFC 8285 §4.2).
+pub const RID_BYTES_MAX: usize = 16;
 /// Codecs one client may list: a browser lists about fifteen with all profiles.
 pub const CODECS_MAX: usize = 64;
 /// Entries in one Media Sink Wants: every layer and audio stream of a full channel's video senders.
@@ -84,3 +132,7 @@ const _: () = assert!(EGRESS_BYTES_MAX <= u32::MAX as usize);
 const _: () = assert!(REPLAY_BYTES_MAX >= MESSAGE_BYTES_MAX);
 const _: () = assert!(OUTBOX_BYTES_MAX >= REPLAY_BYTES_MAX + MESSAGE_BYTES_MAX);
 const _: () = assert!(DATAGRAM_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two() && RECEIVE_BUFFERS <= 32_768);
+const _: () = assert!(RECEIVE_BUFFER_BYTES > 128 + DATAGRAM_BYTES_MAX);
+const _: () = assert!(SEND_PIECES_MAX >= SEND_BATCH_MAX + GSO_SEGMENTS_MAX);
+const _: () = assert!(DATAGRAM_BYTES_MAX <= GSO_BYTES_MAX);

@@ -57,6 +57,10 @@ drop_reasons! {
     VideoNotAllowed = "video_not_allowed",
     /// A media type or payload type the channel has no use for.
     UnknownPayloadType = "unknown_payload_type",
+    /// Nothing but header and padding.
+    EmptyPayload = "empty_payload",
+    /// A packet from before a restart of its source, or from before silence was put in its place.
+    LateAfterCut = "late_after_cut",
     /// The channel had nobody to hear it.
     NoHearer = "no_hearer",
     /// A hearer is deafened.

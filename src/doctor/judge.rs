@@ -1,13 +1,14 @@
 //! Whether what was read of a machine is good enough, why it matters and what mends it. Pure: every
 //! machine, real or made up, can be judged anywhere. Called by `report::run`.
 
-use std::{collections::BTreeSet, io};
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
 use crate::{
     doctor::{Cores, Interface, Limit, Observations},
-    limits::SHARD_SESSIONS_MAX,
+    limits::{SHARD_SESSIONS_MAX, SOCKET_BUFFER_BYTES},
+    ring::RingError,
 };
 
 /// One thing looked at.
@@ -37,8 +38,11 @@ pub enum Status {
     Fail,
 }
 
-/// Multishot `recvmsg` into provided buffers: the way every datagram comes in.
-const KERNEL_MIN: (u32, u32) = (6, 0);
+/// The release that completed what the ring is built on: completions only when asked for.
+const KERNEL_MIN: (u32, u32) = (6, 1);
+
+const NEWER_KERNEL: &str = "sudo apt-get install linux-image-amd64 && sudo reboot    # or your \
+                            distribution's newest kernel";
 
 /// glommio refuses to start an executor below this many bytes of lockable memory.
 const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
@@ -50,10 +54,6 @@ const FILES_PER_CORE_MIN: u64 = 32;
 /// Descriptors for clients, per core. A connection holds one; a tenth of the sessions a shard has
 /// room for is what a core carries when they talk.
 const FILES_PER_CORE: u64 = SHARD_SESSIONS_MAX as u64 / 10;
-
-/// Socket buffer worth having, bytes. The kernel charges about 2,300 bytes for one voice packet, so
-/// this holds 1,800 of them: 36 ms of a thousand people talking, during which a shard may stall.
-const SOCKET_BUFFER_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Largest IP packet an ordinary datagram makes, bytes: 1,200 of RTP (protocol.md §2.3), 12 of
 /// extension and 40 of encryption at most, 48 of IPv6 and UDP headers.
@@ -70,6 +70,7 @@ pub fn judge(seen: &Observations) -> Vec<Finding> {
         io_uring_switch(seen),
         io_uring(seen),
         gso(seen),
+        timestamps(seen),
         memlock(seen.memlock),
         nofile(seen.nofile, &seen.cores),
         socket_buffer("receive buffer", "rmem_max", seen.rmem_max),
@@ -84,10 +85,10 @@ pub fn judge(seen: &Observations) -> Vec<Finding> {
 }
 
 fn kernel(seen: &Observations) -> Finding {
-    let finding =
-        finding("kernel", "Linux 6.0 brought multishot recvmsg, the way every datagram comes in.");
-    let remedy = "sudo apt-get install linux-image-amd64 && sudo reboot    # or your \
-                  distribution's newest kernel";
+    let finding = finding(
+        "kernel",
+        "Linux 6.1 is the first with all of io_uring that the packet path is built on.",
+    );
     let Some(release) = &seen.kernel else {
         return finding.warn("release not readable", "uname -r");
     };
@@ -96,8 +97,8 @@ fn kernel(seen: &Observations) -> Finding {
         Some(version) if version >= KERNEL_MIN => finding.pass(release),
         // Some distributions carry io_uring back to old releases: what was tried outranks the name.
         _ if ring_works => finding.pass(format!("{release}, with a newer io_uring")),
-        Some(_) => finding.fail(format!("{release}, older than 6.0"), remedy),
-        None => finding.warn(format!("{release}, of unknown age"), remedy),
+        Some(_) => finding.fail(format!("{release}, older than 6.1"), NEWER_KERNEL),
+        None => finding.warn(format!("{release}, of unknown age"), NEWER_KERNEL),
     }
 }
 
@@ -128,30 +129,47 @@ fn io_uring(seen: &Observations) -> Finding {
         "io_uring",
         "Shards wait, accept and move every packet through io_uring; there is no other way in.",
     );
-    let Some(error) = &seen.media.ring_error else {
-        if seen.media.missing.is_empty() {
+    let media = &seen.media;
+    let Some(error) = &media.ring_error else {
+        if media.missing.is_empty() {
             return finding.pass("tried; all that the server uses is there");
         }
-        let missing = format!("the kernel has no {}", seen.media.missing.join(", no "));
-        return finding.fail(missing, "sudo apt-get install linux-image-amd64 && sudo reboot");
+        let missing = format!("the kernel has no {}", media.missing.join(", no "));
+        return finding.fail(missing, NEWER_KERNEL);
     };
-    let found = format!("no ring: {error}");
-    match error.kind() {
-        io::ErrorKind::PermissionDenied if matches!(seen.io_uring_disabled, None | Some(0)) => {
-            finding.fail(
-                format!("{found} (a container's seccomp filter does this)"),
-                "docker run --security-opt seccomp=unconfined …    # or a profile that allows \
-                 io_uring_setup, io_uring_enter and io_uring_register",
-            )
+    match error {
+        RingError::Disabled { .. } => {
+            finding.fail("switched off", sysctl("kernel.io_uring_disabled", 0))
         }
-        io::ErrorKind::PermissionDenied => {
-            finding.fail(found, sysctl("kernel.io_uring_disabled", 0))
-        }
-        io::ErrorKind::OutOfMemory => finding.fail(found, raise_memlock(seen.memlock)),
-        _ => finding.fail(
-            found,
+        RingError::Forbidden { source } => finding.fail(
+            format!("no ring: {source} (a container's seccomp filter does this)"),
+            "docker run --security-opt seccomp=unconfined …    # or a profile that allows \
+             io_uring_setup, io_uring_enter and io_uring_register",
+        ),
+        RingError::Absent => finding.fail(
+            "this kernel was built without it, or a sandbox hides it",
             "grep CONFIG_IO_URING /boot/config-$(uname -r)    # boot a kernel that says =y",
         ),
+        RingError::LockedMemory { .. } => {
+            finding.fail("no ring: no memory for it", raise_memlock(seen.memlock))
+        }
+        RingError::OpenFiles { .. } => {
+            finding.fail("no ring: no file descriptor left", "ulimit -n 65536")
+        }
+        other => finding.fail(format!("no ring: {other}"), NEWER_KERNEL),
+    }
+}
+
+fn timestamps(seen: &Observations) -> Finding {
+    let finding = finding(
+        "arrival times",
+        "Forwarding latency is measured from the kernel's time of arrival; without it waiting in \
+         the socket goes unseen.",
+    );
+    if seen.media.receive_timestamps {
+        finding.pass("noted by the kernel")
+    } else {
+        finding.warn("not noted by the kernel", NEWER_KERNEL)
     }
 }
 
@@ -160,13 +178,10 @@ fn gso(seen: &Observations) -> Finding {
         "UDP GSO",
         "Packets for one client leave in one pass through the kernel instead of one pass each.",
     );
-    match seen.media.gso {
-        Some(true) => finding.pass("sockets take UDP_SEGMENT"),
-        Some(false) => finding.warn(
-            "sockets refuse UDP_SEGMENT; packets leave one by one",
-            "sudo apt-get install linux-image-amd64 && sudo reboot",
-        ),
-        None => finding.warn("not tried", "uname -r    # Linux 4.18 and later have it"),
+    if seen.media.gso {
+        finding.pass("tried on loopback; one send left as two datagrams")
+    } else {
+        finding.warn("sockets refuse UDP_SEGMENT; packets leave one by one", NEWER_KERNEL)
     }
 }
 
@@ -226,14 +241,14 @@ fn nofile(limit: Option<Limit>, cores: &Cores) -> Finding {
 fn socket_buffer(name: &str, setting: &str, bytes: Option<u64>) -> Finding {
     let finding = finding(
         name,
-        "Packets that come or go while a shard is busy wait here; when it is full they are lost.",
+        "Packets wait here while a shard is busy, and are lost when it is full. Without \
+         CAP_NET_ADMIN the server gets no larger buffer than this.",
     );
-    let remedy = sysctl(&format!("net.core.{setting}"), SOCKET_BUFFER_BYTES);
+    let wanted = SOCKET_BUFFER_BYTES as u64;
+    let remedy = sysctl(&format!("net.core.{setting}"), wanted);
     match bytes {
         None => finding.warn(format!("net.core.{setting} not readable"), remedy),
-        Some(bytes) if bytes < SOCKET_BUFFER_BYTES => {
-            finding.warn(format!("at most {}", in_kib(bytes)), remedy)
-        }
+        Some(bytes) if bytes < wanted => finding.warn(format!("at most {}", in_kib(bytes)), remedy),
         Some(bytes) => finding.pass(format!("up to {}", in_kib(bytes))),
     }
 }
@@ -327,13 +342,13 @@ fn card(card: &Interface, cores: &Cores) -> Finding {
     let Interface { name, driver, mtu, receive_queues, spread_in_software } = card;
     let finding = finding(
         &format!("network {name}"),
-        "Packets are received on the cores its queues interrupt, and leave whole if they fit.",
+        "Packets are received on the cores its queues interrupt, and leave only if they fit.",
     );
     let queues = if *receive_queues == 1 { "queue" } else { "queues" };
     let found = format!("{driver}, {receive_queues} receive {queues}");
     if let Some(mtu) = mtu.filter(|&mtu| mtu < MTU_MIN) {
         return finding.warn(
-            format!("{found}, packets above {mtu} bytes are cut in pieces"),
+            format!("{found}, packets above {mtu} bytes are lost"),
             format!("sudo ip link set dev {name} mtu 1500"),
         );
     }

@@ -1,5 +1,7 @@
 //! Made-up machines and what must be said of them.
 
+use std::io;
+
 use super::*;
 use crate::doctor::{Clock, MediaSupport, Quota};
 
@@ -8,11 +10,11 @@ fn fit() -> Observations {
     Observations {
         kernel: Some("6.12.41+deb13-amd64".into()),
         io_uring_disabled: Some(0),
-        media: MediaSupport { gso: Some(true), ..MediaSupport::default() },
+        media: MediaSupport { gso: true, receive_timestamps: true, ..MediaSupport::default() },
         memlock: Some(Limit { soft: Some(8 << 20), hard: Some(8 << 20) }),
         nofile: Some(Limit { soft: Some(1 << 20), hard: Some(1 << 20) }),
-        rmem_max: Some(SOCKET_BUFFER_BYTES),
-        wmem_max: Some(SOCKET_BUFFER_BYTES),
+        rmem_max: Some(SOCKET_BUFFER_BYTES as u64),
+        wmem_max: Some(SOCKET_BUFFER_BYTES as u64),
         cores: Cores { online: (0..4).collect(), allowed: (0..4).collect(), ..Cores::default() },
         clock: Some(Clock { current: "tsc".into(), available: vec!["tsc".into()] }),
         interfaces: vec![ethernet()],
@@ -80,12 +82,12 @@ fn an_old_kernel_fails_unless_its_ring_is_new() {
 
     let mut machine = fit();
     old(&mut machine);
-    machine.media.missing.push("multishot recvmsg");
+    machine.media.missing.push("multishot recvmsg (6.0)");
     let failed: Vec<_> =
         judge(&machine).into_iter().filter(|it| it.status == Status::Fail).collect();
     let names: Vec<_> = failed.iter().map(|finding| finding.name.as_str()).collect();
     assert_eq!(names, ["kernel", "io_uring"]);
-    assert!(failed[1].found.contains("multishot recvmsg"));
+    assert!(failed[1].found.contains("multishot recvmsg (6.0)"));
 }
 
 #[test]
@@ -93,7 +95,7 @@ fn kernel_releases_are_compared_as_numbers() {
     assert_eq!(version("6.18.44-fc-v669"), Some((6, 18)));
     assert_eq!(version("10.0-rc1"), Some((10, 0)));
     assert_eq!(version("6"), None);
-    assert!(version("5.19.0") < Some(KERNEL_MIN) && version("10.1") > Some(KERNEL_MIN));
+    assert!(version("6.0.9") < Some(KERNEL_MIN) && version("10.1") > Some(KERNEL_MIN));
 }
 
 #[test]
@@ -101,7 +103,7 @@ fn a_switched_off_io_uring_is_switched_on_by_sysctl() {
     for value in [1, 2] {
         let mut machine = fit();
         machine.io_uring_disabled = Some(value);
-        machine.media.ring_error = Some(io::Error::from_raw_os_error(libc::EPERM));
+        machine.media.ring_error = Some(RingError::Disabled { setting: value.to_string() });
         let failed: Vec<_> =
             judge(&machine).into_iter().filter(|it| it.status == Status::Fail).collect();
         assert_eq!(failed.len(), 2);
@@ -116,15 +118,29 @@ fn a_switched_off_io_uring_is_switched_on_by_sysctl() {
 
 #[test]
 fn the_reason_no_ring_was_made_chooses_the_remedy() {
-    for (errno, remedy) in
-        [(libc::EPERM, "seccomp"), (libc::ENOMEM, "memlock"), (libc::ENOSYS, "CONFIG_IO_URING")]
-    {
+    let forbidden = || RingError::Forbidden { source: io::ErrorKind::PermissionDenied.into() };
+    let limit = || "512 KiB".to_owned();
+    let errors: [(&dyn Fn() -> RingError, &str); 4] = [
+        (&forbidden, "seccomp"),
+        (&|| RingError::Absent, "CONFIG_IO_URING"),
+        (&|| RingError::LockedMemory { what: "io_uring", limit: limit() }, "memlock"),
+        (&|| RingError::OpenFiles { what: "io_uring", limit: limit() }, "ulimit -n"),
+    ];
+    for (error, remedy) in errors {
         let complaint = only_complaint(|machine| {
             machine.memlock = Some(Limit { soft: Some(1 << 20), hard: Some(1 << 20) });
-            machine.media.ring_error = Some(io::Error::from_raw_os_error(errno));
+            machine.media.ring_error = Some(error());
         });
         assert_complaint(complaint, "io_uring", Status::Fail, remedy);
     }
+}
+
+#[test]
+fn what_only_costs_speed_or_sight_is_a_warning() {
+    let gso = only_complaint(|machine| machine.media.gso = false);
+    assert_complaint(gso, "UDP GSO", Status::Warn, "linux-image");
+    let times = only_complaint(|machine| machine.media.receive_timestamps = false);
+    assert_complaint(times, "arrival times", Status::Warn, "linux-image");
 }
 
 #[test]

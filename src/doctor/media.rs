@@ -1,36 +1,34 @@
-//! What the media ring needs of the kernel, found out by trying it. Called by `observe`.
+//! What the media ring needs of the kernel, as its own probe found it by trying. Called by
+//! `observe`.
 
-use std::io;
-
-use io_uring::{IoUring, Probe, opcode};
+use crate::ring::{RingError, probe::Support};
 
 /// What came of trying.
 #[derive(Debug, Default)]
 pub struct MediaSupport {
-    /// Why no ring could be made; `None` if one could.
-    pub ring_error: Option<io::Error>,
-    /// Features the kernel turned out not to have.
+    /// Why no io_uring could be made; `None` if one could.
+    pub ring_error: Option<RingError>,
+    /// What the ring is built on and this kernel does not do, each with the release that brought
+    /// it.
     pub missing: Vec<&'static str>,
-    /// Whether a UDP socket takes `UDP_SEGMENT`; `None` if that was not tried.
-    pub gso: Option<bool>,
+    /// Whether the kernel notes when a datagram arrived.
+    pub receive_timestamps: bool,
+    /// Whether a UDP socket takes `UDP_SEGMENT`.
+    pub gso: bool,
 }
 
-/// Makes a small ring and asks it for everything the server uses.
+/// Tries everything the server uses, over loopback.
 pub fn media_support() -> MediaSupport {
-    let mut support = MediaSupport::default();
-    match IoUring::new(8) {
-        Err(error) => support.ring_error = Some(error),
-        Ok(ring) => {
-            let mut probe = Probe::new();
-            let probed = ring.submitter().register_probe(&mut probe).is_ok();
-            // Linux 6.0 brought multishot recvmsg, which no probe reports, together with SendZc.
-            if !probed || !probe.is_supported(opcode::SendZc::CODE) {
-                support.missing.push("multishot recvmsg");
-            }
-            if !ring.params().is_feature_ext_arg() {
-                support.missing.push("waiting with a timeout");
-            }
-        }
+    let found = Support::probe();
+    let needed = [
+        (found.defer_taskrun, "completions on demand (6.1)"),
+        (found.provided_buffer_ring, "provided buffers (5.19)"),
+        (found.multishot_recvmsg, "multishot recvmsg (6.0)"),
+    ];
+    MediaSupport {
+        ring_error: found.io_uring.err(),
+        missing: needed.into_iter().filter(|(works, _)| !works).map(|(_, name)| name).collect(),
+        receive_timestamps: found.receive_timestamps,
+        gso: found.gso,
     }
-    support
 }

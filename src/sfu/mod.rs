@@ -3,11 +3,29 @@
 //! simulation.
 
 mod admission;
+mod budget;
+mod channel;
+mod codec;
 mod command;
+mod control_packets;
+mod conversation;
+mod cursor;
+mod entrance;
 mod event;
+mod forward;
+mod ingress;
+mod reception;
+mod session;
+mod shard;
+mod source;
+mod timer;
+mod transport;
+mod wants;
 
 pub use admission::{
     Admission, E2ee, Kind, Permissions, Policy, RoomPolicy, RoomType, StreamPolicy, VoiceState,
 };
 pub use command::{Command, Verdict};
 pub use event::{AdmissionRequest, DisconnectReason, Event, RoomReport, SessionReport};
+pub use shard::{Arrival, Output, Shard, ShardConfig};
+pub use timer::Timer;

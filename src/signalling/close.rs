@@ -1,4 +1,5 @@
-//! Close codes of the voice gateway and when each is sent (protocol.md §1.8).
+//! Close codes of the voice gateway and when each is sent (protocol.md §1.8). Owns the numbers and
+//! the reason that goes into a close frame; writing that frame is the driver's.
 
 /// Why a WebSocket is closed. The discriminant is the code on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,5 +71,27 @@ impl CloseCode {
         ]
         .into_iter()
         .find(|known| known.code() == code)
+    }
+}
+
+/// Why this client must go: the close frame it is owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{} {why}", .code.code())]
+pub struct Refusal {
+    /// The frame's code.
+    pub code: CloseCode,
+    /// The frame's text, at most 123 bytes (RFC 6455 §5.5.1).
+    pub why: &'static str,
+}
+
+impl Refusal {
+    /// Bytes that are not what the opcode asks for (4002).
+    pub(super) const fn decode(why: &'static str) -> Self {
+        Self { code: CloseCode::DecodeFailed, why }
+    }
+
+    /// Well-formed, but more or larger than can be meant (4020).
+    pub(super) const fn bad_request(why: &'static str) -> Self {
+        Self { code: CloseCode::BadRequest, why }
     }
 }

@@ -3,6 +3,7 @@
 //! which files a `mod` line leads to. No grammar. Called by the rules in `main.rs`.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -24,7 +25,24 @@ pub fn tree() -> Vec<Source> {
         let text = fs::read_to_string(path).expect("Rust files are text");
         Source::new(name.to_str().expect("paths are text"), text)
     });
-    sources.collect()
+    with_test_files(sources.collect())
+}
+
+/// Marks the files that a `#[cfg(test)] mod` leads to, and those below them.
+pub fn with_test_files(mut sources: Vec<Source>) -> Vec<Source> {
+    loop {
+        let children = sources.iter().flat_map(Source::children);
+        let tests: BTreeSet<_> =
+            children.filter(|child| child.in_tests).map(|child| child.path).collect();
+        let mut changed = false;
+        for source in &mut sources {
+            changed |= !source.only_tests && tests.contains(&source.path);
+            source.only_tests |= tests.contains(&source.path);
+        }
+        if !changed {
+            return sources;
+        }
+    }
 }
 
 fn collect(directory: &Path, into: &mut Vec<PathBuf>) {
@@ -54,6 +72,14 @@ pub struct Source {
     pub path: String,
     pub text: String,
     pub tokens: Vec<Token>,
+    /// Whether the whole file is compiled for tests only.
+    only_tests: bool,
+}
+
+/// A file that a `mod` line may mean.
+pub struct Child {
+    pub path: String,
+    in_tests: bool,
 }
 
 /// `a::b::c`, written out or out of a `use` group.
@@ -75,7 +101,7 @@ impl NamePath {
 impl Source {
     pub fn new(path: &str, text: impl Into<String>) -> Self {
         let text = text.into();
-        Self { path: path.to_owned(), tokens: tokens(&text), text }
+        Self { path: path.to_owned(), tokens: tokens(&text), text, only_tests: false }
     }
 
     /// The top-level module this file is part of; `None` outside the library and at its root.
@@ -109,11 +135,12 @@ impl Source {
     }
 
     /// Files that this one's `mod` lines and `include!`s may mean.
-    pub fn children(&self) -> Vec<String> {
+    pub fn children(&self) -> Vec<Child> {
         let (directory, file) = self.path.rsplit_once('/').unwrap_or(("", &self.path));
         let stem = file.strip_suffix(".rs").unwrap_or(file);
         let is_top = self.is_root() || stem == "mod";
         let below = if is_top { directory.to_owned() } else { format!("{directory}/{stem}") };
+        let tests = self.test_tokens();
         let mut children = Vec::new();
         let mut attribute = None;
         for index in 0..self.tokens.len() {
@@ -125,18 +152,20 @@ impl Source {
                     attribute = Some(format!("{directory}/{file}"));
                 }
                 [Kind::Name(word), Kind::Name(name), Kind::Mark(';'), ..] if word == "mod" => {
-                    match attribute.take() {
-                        Some(path) => children.push(path),
-                        None => children.extend([
-                            format!("{below}/{name}.rs"),
-                            format!("{below}/{name}/mod.rs"),
-                        ]),
-                    }
+                    let paths = match attribute.take() {
+                        Some(path) => vec![path],
+                        None => {
+                            vec![format!("{below}/{name}.rs"), format!("{below}/{name}/mod.rs")]
+                        }
+                    };
+                    let in_tests = tests[index];
+                    children.extend(paths.into_iter().map(|path| Child { path, in_tests }));
                 }
                 [Kind::Name(word), Kind::Mark('!'), Kind::Mark('('), Kind::Text(file)]
                     if word == "include" =>
                 {
-                    children.push(format!("{directory}/{file}"));
+                    let path = format!("{directory}/{file}");
+                    children.push(Child { path, in_tests: tests[index] });
                 }
                 _ => {}
             }
@@ -216,8 +245,7 @@ impl Source {
 
     /// For each token, whether it is compiled for tests only.
     fn test_tokens(&self) -> Vec<bool> {
-        let whole = self.path.ends_with("_tests.rs") || self.path.ends_with("/tests.rs");
-        let mut inside = vec![whole; self.tokens.len()];
+        let mut inside = vec![self.only_tests; self.tokens.len()];
         let mark = ["#", "[", "cfg", "(", "test", ")", "]"];
         for start in 0..self.tokens.len() {
             let here = &self.tokens[start..];

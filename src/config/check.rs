@@ -1,0 +1,671 @@
+//! What the texts of settings mean, and the rules between them: nothing leaves loopback without a
+//! certificate and a secret, and clients are never told an address or port they cannot use.
+
+use std::{
+    fmt::Display,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::{NonZeroU16, NonZeroU32},
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
+
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    Config, ConfigError, ConnectionsPerAddress, Control, ControlAccess, Development, Endpoint,
+    Flags, Gateway, KEY_BYTES_MIN, Log, LogFormat, Media, Origin, Plaintext, Secret, TlsFiles,
+    Webhook,
+    settings::{Environment, Layers},
+    state::{self, Kept, StateDir},
+};
+use crate::sfu::E2ee;
+
+/// Shards a server may have: the UDP ports of more would not fit beside each other.
+const SHARDS_MAX: u16 = 1_024;
+
+/// Longest resume window: ghosts hold their places in a channel for as long.
+const RESUME_WINDOW_MAX: Duration = Duration::from_secs(3_600);
+
+/// Fewest bytes of a secret that is all that stands between a network and the control API.
+const SECRET_BYTES_MIN: usize = 16;
+
+/// Encryption modes known to the protocol (protocol.md §2.4), as offered by default first.
+const MODES: [&str; 7] = [
+    "aead_aes256_gcm_rtpsize",
+    XCHACHA,
+    "aead_aes256_gcm",
+    "xsalsa20_poly1305_lite_rtpsize",
+    "xsalsa20_poly1305_lite",
+    "xsalsa20_poly1305_suffix",
+    "xsalsa20_poly1305",
+];
+const MODES_DEFAULT: usize = 2;
+const XCHACHA: &str = "aead_xchacha20_poly1305_rtpsize";
+
+/// What is wrong with one text and what to write instead.
+struct Complaint {
+    problem: String,
+    remedy: String,
+}
+
+fn complain<T>(problem: impl Display, remedy: impl Display) -> Result<T, Complaint> {
+    Err(Complaint { problem: problem.to_string(), remedy: remedy.to_string() })
+}
+
+/// A setting's meaning and where it came from.
+struct Given<T> {
+    value: T,
+    origin: Origin,
+}
+
+/// Asks the layers and gives complaints their key and origin.
+struct Reader<'a>(Layers<'a>);
+
+impl Reader<'_> {
+    fn find<T>(
+        &self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, Complaint>,
+    ) -> Result<Option<Given<T>>, ConfigError> {
+        let Some((text, origin)) = self.0.get(key) else { return Ok(None) };
+        match parse(text.trim()) {
+            Ok(value) => Ok(Some(Given { value, origin })),
+            Err(complaint) => Err(refuse(key, origin, complaint)),
+        }
+    }
+
+    fn get<T>(
+        &self,
+        key: &'static str,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, Complaint>,
+    ) -> Result<Given<T>, ConfigError> {
+        let found = self.find(key, parse)?;
+        Ok(found.unwrap_or(Given { value: default, origin: Origin::Default }))
+    }
+
+    /// A complaint about a setting whose text is fine by itself, or missing.
+    fn object<T>(
+        &self,
+        key: &'static str,
+        problem: impl Display,
+        remedy: impl Display,
+    ) -> Result<T, ConfigError> {
+        let origin = self.0.get(key).map_or(Origin::Default, |(_, origin)| origin);
+        complain(problem, remedy).map_err(|complaint| refuse(key, origin, complaint))
+    }
+
+    /// A secret given by text or by file. The stronger source wins; both from one source is a
+    /// contradiction.
+    fn secret_text(
+        &self,
+        key: &'static str,
+        file_key: &'static str,
+    ) -> Result<Option<Given<(&'static str, String)>>, ConfigError> {
+        let text = self.0.get(key);
+        let file = self.0.get(file_key);
+        if let (Some((_, a)), Some((_, b))) = (&text, &file)
+            && a.rank() == b.rank()
+        {
+            return self.object(key, format!("{file_key} is given too"), "give one of the two");
+        }
+        match (text, file) {
+            (Some((text, origin)), file)
+                if file.as_ref().is_none_or(|(_, other)| origin.rank() < other.rank()) =>
+            {
+                Ok(Some(Given { value: (key, text), origin }))
+            }
+            (_, Some((path, origin))) => match state::read_secret_file(Path::new(&path)) {
+                Ok(text) => Ok(Some(Given { value: (file_key, text), origin })),
+                Err(error) => self.object(
+                    file_key,
+                    format!("cannot read {path}: {error}"),
+                    "name a file that this user can read and that holds the secret alone",
+                ),
+            },
+            _ => Ok(None),
+        }
+    }
+}
+
+fn refuse(key: &'static str, origin: Origin, complaint: Complaint) -> ConfigError {
+    ConfigError::Setting { key, origin, problem: complaint.problem, remedy: complaint.remedy }
+}
+
+/// All settings. See [`Config::load`].
+pub(super) fn config(
+    flags: &Flags,
+    environment: Environment<'_>,
+    development: Development,
+) -> Result<Config, ConfigError> {
+    let reader = Reader(Layers::read(flags, environment)?);
+    let state_dir = state_dir(&reader)?;
+    let mut notices = Vec::new();
+
+    let listen = gateway_listen(&reader)?;
+    let control_listen = control_listen(&reader)?;
+    let shards = shards(&reader)?;
+    let media = media(&reader, listen.value, shards)?;
+    if media.public_ip.is_ipv6() {
+        notices.push(
+            "media.public_ip is an IPv6 address: several client libraries only speak IPv4 UDP"
+                .to_owned(),
+        );
+    }
+    let exposed = [
+        ("gateway.listen", listen.value.ip()),
+        ("media.listen", media.listen),
+        ("control.listen", control_listen.ip()),
+    ]
+    .into_iter()
+    .find(|(_, address)| !address.to_canonical().is_loopback());
+    let because = exposed.map(|(key, address)| format!("{key} is {address}, not loopback"));
+    if !control_listen.ip().to_canonical().is_loopback() {
+        notices.push("control.listen is not loopback and speaks plain HTTP: keep it inside a trusted network".to_owned());
+    }
+
+    let plaintext = reader.get("gateway.plaintext", Plaintext::Loopback, plaintext)?.value;
+    let tls = tls(&reader, plaintext, because.as_deref())?;
+    let state = StateDir(&state_dir);
+    let tls = match (tls, &because) {
+        (None, None) if development == Development::Persist => {
+            let files = state.certificate(SystemTime::now())?;
+            notices.push(format!(
+                "development certificate: {} (clients must be told to trust it)",
+                files.certificate.display()
+            ));
+            Some(files)
+        }
+        (None, None) => Some(state.tls_files()),
+        (given, _) => given,
+    };
+
+    let secret = match control_secret(&reader, because.is_some())? {
+        Some(secret) => secret,
+        None => {
+            if let Some(because) = because {
+                return reader.object(
+                    "control.secret_file",
+                    format!("required because {because}"),
+                    format!("write a secret of at least {SECRET_BYTES_MIN} bytes into a file and name it here"),
+                );
+            }
+            notices.push(format!(
+                "development control secret: {}",
+                state.path_of(Kept::ControlSecret).display()
+            ));
+            Secret::new(development_secret(&state, Kept::ControlSecret, development)?)
+        }
+    };
+
+    Ok(Config {
+        gateway: Gateway {
+            listen: listen.value,
+            tls,
+            plaintext,
+            public_endpoint: public_endpoint(&reader, listen.value)?,
+            connections_per_address: connections_per_address(&reader)?,
+        },
+        media,
+        shards,
+        control: Control {
+            listen: control_listen,
+            secret,
+            webhook: webhook(&reader)?,
+            speaking_events: reader.get("control.speaking_events", false, switch)?.value,
+        },
+        token_key: token_key(&reader, &state, development)?,
+        modes: modes(&reader, &mut notices)?,
+        e2ee: reader.get("e2ee", E2ee::Optional, e2ee)?.value,
+        resume_window: reader.get("resume_window", Duration::from_secs(60), resume_window)?.value,
+        log: Log {
+            format: reader.get("log.format", LogFormat::Text, log_format)?.value,
+            level: reader.get("log.level", "info".to_owned(), log_level)?.value,
+        },
+        state_dir,
+        notices,
+    })
+}
+
+/// See [`ControlAccess::load`].
+pub(super) fn control_access(
+    flags: &Flags,
+    environment: Environment<'_>,
+) -> Result<ControlAccess, ConfigError> {
+    let reader = Reader(Layers::read(flags, environment)?);
+    let mut address = control_listen(&reader)?;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let secret = match control_secret(&reader, false)? {
+        Some(secret) => secret,
+        None => {
+            let path = state_dir(&reader)?;
+            let state = StateDir(&path);
+            match state.find_secret(Kept::ControlSecret)? {
+                Some(text) => Secret::new(text),
+                None => {
+                    return Err(ConfigError::State {
+                        path: state.path_of(Kept::ControlSecret),
+                        problem: "no server has made a control secret here yet".to_owned(),
+                        remedy: "start `stentor serve` first, or give the server's control.secret_file or state_dir"
+                            .to_owned(),
+                    });
+                }
+            }
+        }
+    };
+    Ok(ControlAccess { address, secret })
+}
+
+fn gateway_listen(reader: &Reader<'_>) -> Result<Given<SocketAddr>, ConfigError> {
+    let listen =
+        reader.get("gateway.listen", (Ipv4Addr::LOCALHOST, 8443).into(), socket_address)?;
+    if listen.value.port() == 0 {
+        return reader.object(
+            "gateway.listen",
+            "port 0 would be another port for every shard",
+            "name the port, such as 127.0.0.1:8443",
+        );
+    }
+    Ok(listen)
+}
+
+fn control_listen(reader: &Reader<'_>) -> Result<SocketAddr, ConfigError> {
+    Ok(reader.get("control.listen", (Ipv4Addr::LOCALHOST, 8080).into(), socket_address)?.value)
+}
+
+fn shards(reader: &Reader<'_>) -> Result<NonZeroU16, ConfigError> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = u16::try_from(cores).unwrap_or(SHARDS_MAX).min(SHARDS_MAX);
+    let default = NonZeroU16::new(cores).unwrap_or(NonZeroU16::MIN);
+    Ok(reader.get("shards", default, |text| number(text, 1, SHARDS_MAX.into()))?.value)
+}
+
+fn media(
+    reader: &Reader<'_>,
+    gateway: SocketAddr,
+    shards: NonZeroU16,
+) -> Result<Media, ConfigError> {
+    let local = gateway.ip().to_canonical().is_loopback();
+    let default = if local { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+    let listen = reader.get("media.listen", default.into(), ip_address)?.value;
+    let public_ip = match reader.find("media.public_ip", public_ip)? {
+        Some(given) => given.value,
+        None if !listen.is_unspecified() => listen,
+        None if local => Ipv4Addr::LOCALHOST.into(),
+        None => {
+            return reader.object(
+                "media.public_ip",
+                format!("required because media.listen is {listen}, which clients cannot send to"),
+                "give the address clients reach this machine at, such as 203.0.113.7",
+            );
+        }
+    };
+    let base_port = base_port(reader, "media.base_port", 50_000, shards)?;
+    Ok(Media {
+        listen,
+        base_port,
+        public_ip,
+        public_base_port: self::base_port(reader, "media.public_base_port", base_port, shards)?,
+        gso: reader.get("media.gso", true, switch)?.value,
+        busy_poll: reader.get("media.busy_poll", false, switch)?.value,
+    })
+}
+
+fn base_port(
+    reader: &Reader<'_>,
+    key: &'static str,
+    default: u16,
+    shards: NonZeroU16,
+) -> Result<u16, ConfigError> {
+    let port = reader.get(key, default, |text| number(text, 1, u16::MAX.into()))?.value;
+    if port.checked_add(shards.get() - 1).is_none() {
+        return reader.object(
+            key,
+            format!("{port} leaves no room for the ports of {shards} shards below 65536"),
+            "choose a lower port or fewer shards",
+        );
+    }
+    Ok(port)
+}
+
+/// The files given; `None` when none are given and none are needed.
+fn tls(
+    reader: &Reader<'_>,
+    plaintext: Plaintext,
+    because: Option<&str>,
+) -> Result<Option<TlsFiles>, ConfigError> {
+    let certificate = reader.find("gateway.tls_cert", file)?;
+    let key = reader.find("gateway.tls_key", file)?;
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            Ok(Some(TlsFiles { certificate: certificate.value, key: key.value }))
+        }
+        (Some(_), None) => reader.object(
+            "gateway.tls_key",
+            "required with gateway.tls_cert",
+            "name the file of the certificate's private key",
+        ),
+        (None, Some(_)) => reader.object(
+            "gateway.tls_cert",
+            "required with gateway.tls_key",
+            "name the file of the certificate chain",
+        ),
+        (None, None) => match because {
+            Some(because) if plaintext != Plaintext::Always => reader.object(
+                "gateway.tls_cert",
+                format!("required because {because}"),
+                "give gateway.tls_cert and gateway.tls_key, or gateway.plaintext=always behind a proxy that terminates TLS",
+            ),
+            _ => Ok(None),
+        },
+    }
+}
+
+fn public_endpoint(reader: &Reader<'_>, listen: SocketAddr) -> Result<Endpoint, ConfigError> {
+    if let Some(given) = reader.find("gateway.public_endpoint", endpoint)? {
+        return Ok(given.value);
+    }
+    let host = match listen.ip().to_canonical() {
+        // A name rather than the literal: it is in the development certificate, and clients that
+        // send no server name for a literal address still get one.
+        address if address.is_loopback() => "localhost".to_owned(),
+        IpAddr::V4(address) if !address.is_unspecified() => address.to_string(),
+        address => {
+            return reader.object(
+                "gateway.public_endpoint",
+                format!(
+                    "required because gateway.listen is {address}, which clients cannot connect to"
+                ),
+                "give the host and port clients connect to, such as voice.example.org:443",
+            );
+        }
+    };
+    Ok(Endpoint { colon: host.len(), text: format!("{host}:{}", listen.port()) })
+}
+
+fn connections_per_address(reader: &Reader<'_>) -> Result<ConnectionsPerAddress, ConfigError> {
+    const DEFAULT: NonZeroU32 = NonZeroU32::new(256).expect("256 is not zero");
+    let given = reader
+        .get("gateway.connections_per_address", DEFAULT, |text| number(text, 1, u32::MAX.into()))?;
+    let loopback_exempt = given.origin == Origin::Default;
+    Ok(ConnectionsPerAddress { max: given.value, loopback_exempt })
+}
+
+fn control_secret(reader: &Reader<'_>, exposed: bool) -> Result<Option<Secret>, ConfigError> {
+    let Some(Given { value: (key, text), .. }) =
+        reader.secret_text("control.secret", "control.secret_file")?
+    else {
+        return Ok(None);
+    };
+    let bytes_min = if exposed { SECRET_BYTES_MIN } else { 1 };
+    if text.len() < bytes_min || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return reader.object(
+            key,
+            format!("not {bytes_min} or more printable ASCII characters without spaces"),
+            "take for example the output of `openssl rand -hex 32`",
+        );
+    }
+    Ok(Some(Secret::new(text)))
+}
+
+fn webhook(reader: &Reader<'_>) -> Result<Option<Webhook>, ConfigError> {
+    let url = reader.find("control.webhook_url", webhook_url)?;
+    let secret = reader.find("control.webhook_secret", |text| Ok(Secret::new(text)))?;
+    match (url, secret) {
+        (Some(url), Some(secret)) => Ok(Some(Webhook { url: url.value, secret: secret.value })),
+        (Some(_), None) => reader.object(
+            "control.webhook_secret",
+            "required with control.webhook_url",
+            "give the secret that the receiver checks signatures with",
+        ),
+        (None, _) => Ok(None),
+    }
+}
+
+fn token_key(
+    reader: &Reader<'_>,
+    state: &StateDir<'_>,
+    development: Development,
+) -> Result<Secret, ConfigError> {
+    let parse =
+        |text: &str| Secret::from_hex(text).filter(|key| key.reveal().len() >= KEY_BYTES_MIN);
+    match reader.secret_text("token.key", "token.key_file")? {
+        Some(Given { value: (key, text), .. }) => match parse(&text) {
+            Some(secret) => Ok(secret),
+            None => reader.object(
+                key,
+                format!("not {KEY_BYTES_MIN} or more bytes in hexadecimal"),
+                "take for example the output of `openssl rand -hex 32`",
+            ),
+        },
+        None => {
+            let text = development_secret(state, Kept::TokenKey, development)?;
+            parse(&text).ok_or_else(|| ConfigError::State {
+                path: state.path_of(Kept::TokenKey),
+                problem: format!("not {KEY_BYTES_MIN} or more bytes in hexadecimal"),
+                remedy: "remove the file, and it is made anew".to_owned(),
+            })
+        }
+    }
+}
+
+fn development_secret(
+    state: &StateDir<'_>,
+    kept: Kept,
+    development: Development,
+) -> Result<String, ConfigError> {
+    match development {
+        Development::Persist => state.secret(kept),
+        Development::Imagine => Ok(state::random_text()),
+    }
+}
+
+fn modes(reader: &Reader<'_>, notices: &mut Vec<String>) -> Result<Vec<&'static str>, ConfigError> {
+    let modes = reader.get("modes", MODES[..MODES_DEFAULT].to_vec(), mode_list)?.value;
+    if !modes.contains(&XCHACHA) {
+        notices.push(format!(
+            "modes lacks {XCHACHA}: the Python and C++ client libraries know no other"
+        ));
+    }
+    Ok(modes)
+}
+
+/// The setting, else what systemd, the XDG base directories or the home directory say.
+fn state_dir(reader: &Reader<'_>) -> Result<PathBuf, ConfigError> {
+    if let Some(given) = reader.find("state_dir", file)? {
+        return Ok(given.value);
+    }
+    let environment = reader.0.environment();
+    let variable = |name: &str| environment(name).filter(|text| !text.is_empty());
+    // systemd separates several directories by colons; the first is the unit's own.
+    let systemd = variable("STATE_DIRECTORY")
+        .and_then(|list| list.split(':').next().map(PathBuf::from))
+        .filter(|path| path.is_absolute());
+    let xdg = || {
+        variable("XDG_STATE_HOME")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+            .map(|path| path.join("stentor"))
+    };
+    let home = || variable("HOME").map(|home| Path::new(&home).join(".local/state/stentor"));
+    match systemd.or_else(xdg).or_else(home) {
+        Some(path) => Ok(path),
+        None => reader.object(
+            "state_dir",
+            "cannot be derived: HOME is not set either",
+            "name a directory that this user can write",
+        ),
+    }
+}
+
+fn parse<T: FromStr>(text: &str, what: &str, example: &str) -> Result<T, Complaint> {
+    text.parse().or_else(|_| {
+        complain(format!("`{text}` is not {what}"), format!("write for example {example}"))
+    })
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, Complaint> {
+    parse(text, "an IP address with a port", "127.0.0.1:8443 or [::1]:8443")
+}
+
+fn ip_address(text: &str) -> Result<IpAddr, Complaint> {
+    parse(text, "an IP address", "0.0.0.0")
+}
+
+fn public_ip(text: &str) -> Result<IpAddr, Complaint> {
+    let address: IpAddr =
+        parse(text, "a literal IP address (clients cannot use names here)", "203.0.113.7")?;
+    if address.is_unspecified() || address.is_multicast() {
+        return complain(
+            format!("clients cannot send to {address}"),
+            "give the address clients reach this machine at",
+        );
+    }
+    Ok(address)
+}
+
+fn switch(text: &str) -> Result<bool, Complaint> {
+    parse(text, "true or false", "true")
+}
+
+fn number<T: FromStr>(text: &str, min: u64, max: u64) -> Result<T, Complaint> {
+    let in_range = text.parse().is_ok_and(|value: u64| (min..=max).contains(&value));
+    match text.parse() {
+        Ok(value) if in_range => Ok(value),
+        _ => {
+            complain(format!("`{text}` is not a number in range"), format!("write {min} to {max}"))
+        }
+    }
+}
+
+fn file(text: &str) -> Result<PathBuf, Complaint> {
+    if text.is_empty() { complain("empty", "name a path") } else { Ok(PathBuf::from(text)) }
+}
+
+fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Complaint> {
+    match choices.iter().find(|(name, _)| *name == text) {
+        Some(&(_, value)) => Ok(value),
+        None => {
+            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+            complain(
+                format!("`{text}` is not a choice"),
+                format!("write one of {}", names.join(", ")),
+            )
+        }
+    }
+}
+
+fn plaintext(text: &str) -> Result<Plaintext, Complaint> {
+    let choices = [
+        ("loopback", Plaintext::Loopback),
+        ("never", Plaintext::Never),
+        ("always", Plaintext::Always),
+    ];
+    choose(text, &choices)
+}
+
+fn e2ee(text: &str) -> Result<E2ee, Complaint> {
+    let choices = [("off", E2ee::Off), ("optional", E2ee::Optional), ("required", E2ee::Required)];
+    choose(text, &choices)
+}
+
+fn log_format(text: &str) -> Result<LogFormat, Complaint> {
+    choose(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
+}
+
+fn log_level(text: &str) -> Result<String, Complaint> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => complain(
+            format!("`{text}` is no filter: {error}"),
+            "write for example info or stentor=debug",
+        ),
+    }
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, Complaint> {
+    let remedy = "write host:port alone, such as voice.example.org:443";
+    if text.contains("://") {
+        return complain(format!("`{text}` has a scheme, and clients add their own"), remedy);
+    }
+    let Some(colon) = text.rfind(':') else {
+        return complain(format!("`{text}` has no port, and some clients need one"), remedy);
+    };
+    let (host, port) = (&text[..colon], &text[colon + 1..]);
+    // A colon inside the host is an IPv6 literal; clients split at the first one.
+    let host_is_plain = !host.is_empty()
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
+    if !host_is_plain || port.parse::<NonZeroU16>().is_err() || port.starts_with('+') {
+        return complain(
+            format!("`{text}` is not a host name or IPv4 address with a port"),
+            remedy,
+        );
+    }
+    Ok(Endpoint { text: text.to_owned(), colon })
+}
+
+fn webhook_url(text: &str) -> Result<http::Uri, Complaint> {
+    let remedy = "write a URL such as https://backend.example.org/voice-events";
+    let Ok(url) = text.parse::<http::Uri>() else {
+        return complain(format!("`{text}` is not a URL"), remedy);
+    };
+    let scheme_is_known = matches!(url.scheme_str(), Some("http" | "https"));
+    let host_is_plain = url.authority().is_some_and(|host| !host.as_str().contains('@'));
+    if scheme_is_known && host_is_plain {
+        Ok(url)
+    } else {
+        complain(
+            "neither an http:// nor an https:// URL with a host and without credentials",
+            remedy,
+        )
+    }
+}
+
+fn mode_list(text: &str) -> Result<Vec<&'static str>, Complaint> {
+    let mut modes = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        match MODES.iter().find(|mode| **mode == name) {
+            Some(mode) if !modes.contains(mode) => modes.push(*mode),
+            Some(_) => return complain(format!("`{name}` is listed twice"), "list it once"),
+            None => {
+                return complain(
+                    format!("`{name}` is not an encryption mode"),
+                    format!("choose from {}", MODES.join(", ")),
+                );
+            }
+        }
+    }
+    Ok(modes)
+}
+
+fn resume_window(text: &str) -> Result<Duration, Complaint> {
+    let remedy = "write a number of seconds, or a number with ms, s, m or h, up to 1h";
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let ms = match unit.trim_start() {
+        "" | "s" => 1_000,
+        "ms" => 1,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return complain(format!("`{text}` is not a duration"), remedy),
+    };
+    match number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(ms))
+        .map(Duration::from_millis)
+    {
+        Some(window) if window <= RESUME_WINDOW_MAX => Ok(window),
+        _ => complain(format!("`{text}` is not a duration of at most 1h"), remedy),
+    }
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

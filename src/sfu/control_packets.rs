@@ -1,0 +1,235 @@
+//! RTCP: consumed, answered and mapped, never passed on as it came (protocol.md §2.5). Part of `Shard`.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    egress::{Egress, Path},
+    id::Ssrc,
+    metrics::DropReason,
+    rtp::{
+        feedback::{Nack, write_nack, write_pli},
+        rtcp::{
+            BLOCK_BYTES, BLOCKS_MAX, Blocks, ReceiverReport, Report, ReportBlock, SenderReport,
+            reports, write_cname,
+        },
+    },
+    sfu::{Shard, reception::to_65536ths, session::SessionIndex},
+};
+
+/// Reports read of one compound datagram; a full datagram of the shortest has hundreds.
+const REPORTS_MAX: usize = 32;
+
+/// Keyframe requests for one stream are passed on no closer than this (protocol.md §4.4).
+const KEYFRAME_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Room for the longest compound we write: a report with all blocks and a name.
+const COMPOUND_BYTES_MAX: usize = 28 + BLOCKS_MAX * BLOCK_BYTES + 64;
+
+impl Shard {
+    pub(super) fn handle_rtcp(
+        &mut self,
+        now: Instant,
+        path: Path,
+        bytes: &mut [u8],
+        egress: &mut Egress,
+    ) -> Result<(), DropReason> {
+        let ssrc = bytes.get(4..8).and_then(|word| word.first_chunk().copied());
+        let ssrc = Ssrc(u32::from_be_bytes(ssrc.ok_or(DropReason::Malformed)?));
+        let index = match self.by_source.get(&path.remote) {
+            Some(&index) => index,
+            None => {
+                let index = *self.by_ssrc.get(&ssrc).ok_or(DropReason::UnknownSource)?;
+                if !self.stranger_opens.take(now) {
+                    return Err(DropReason::UnknownSourceFlood);
+                }
+                index
+            }
+        };
+        let transport = self.transports[index.index()].as_ref().ok_or(DropReason::NoKey)?;
+        // RTCP has no replay window, so it proves a key but not that its sender is there now: the
+        // address does not follow it.
+        let opened = transport.open(bytes)?;
+        let mode = transport.mode();
+        let session = &mut self.sessions[index.index()];
+        session.sent_rtcp = true;
+        let takes_rtcp = session.takes_rtcp(mode);
+        if let Some(transport) = &mut self.transports[index.index()] {
+            transport.takes_rtcp = takes_rtcp;
+        }
+        for report in reports(&bytes[opened.range]).take(REPORTS_MAX) {
+            self.handle_report(now, index, report, egress);
+        }
+        Err(DropReason::RtcpConsumed)
+    }
+
+    fn handle_report(
+        &mut self,
+        now: Instant,
+        index: SessionIndex,
+        report: Report<'_>,
+        egress: &mut Egress,
+    ) {
+        match report {
+            Report::SenderReport(report) => {
+                self.note_round_trip(now, index, report.blocks);
+                self.handle_sender_report(now, index, &report, egress);
+            }
+            Report::ReceiverReport(report) => self.note_round_trip(now, index, report.blocks),
+            Report::Pli(pli) => self.ask_keyframe(now, index, pli.media, egress),
+            Report::Fir(fir) => {
+                for (media, _) in fir.requests().take(BLOCKS_MAX) {
+                    self.ask_keyframe(now, index, media, egress);
+                }
+            }
+            Report::Nack(nack) => self.ask_again(index, nack, egress),
+            Report::Sdes(_)
+            | Report::Bye(_)
+            | Report::TransportCc(_)
+            | Report::Remb(_)
+            | Report::Other { .. } => {}
+        }
+    }
+
+    /// Our reports carry our own clock, so their echo tells the round trip (RFC 3550 §6.4.1).
+    fn note_round_trip(&mut self, now: Instant, index: SessionIndex, blocks: Blocks<'_>) {
+        let own = (self.ntp(now) >> 16) as u32;
+        let echo = blocks.iter().find(|block| block.last_sr != 0);
+        let Some(ReportBlock { last_sr, delay_since_sr, .. }) = echo else { return };
+        let round_trip = own.wrapping_sub(last_sr).wrapping_sub(delay_since_sr);
+        // A clock of the client's own would give nonsense; nobody is a minute away.
+        if round_trip < 60 << 16 {
+            let micros = u64::from(round_trip) * 1_000_000 >> 16;
+            self.sessions[index.index()].rtt = Some(Duration::from_micros(micros));
+        }
+    }
+
+    /// Answers a sender report with our view of all the sender's streams, and gives it on, mapped to
+    /// what hearers see.
+    fn handle_sender_report(
+        &mut self,
+        now: Instant,
+        index: SessionIndex,
+        report: &SenderReport<'_>,
+        egress: &mut Egress,
+    ) {
+        let ntp = self.ntp(now);
+        let session = &mut self.sessions[index.index()];
+        let Some(stream_index) = session.stream(report.ssrc) else { return };
+        let stream = &mut session.streams[stream_index];
+        stream.reception.sender_report(now, report.ntp);
+        let timestamp_offset = stream.source.timestamp_offset();
+        let mapped = SenderReport {
+            ssrc: stream.ssrc,
+            ntp,
+            rtp_timestamp: report.rtp_timestamp.wrapping_add(timestamp_offset),
+            packets: report.packets,
+            octets: report.octets,
+            blocks: Blocks::default(),
+        };
+        let user = session.admission.user.to_string();
+        let mut blocks = [[0; BLOCK_BYTES]; BLOCKS_MAX];
+        let mut count = 0;
+        for stream in session.streams.iter_mut().take(BLOCKS_MAX) {
+            if let Some(block) = stream.reception.report(now, stream.ssrc) {
+                blocks[count] = block.to_bytes();
+                count += 1;
+            }
+        }
+        let mut compound = [0; COMPOUND_BYTES_MAX];
+        let answer = ReceiverReport { ssrc: self.own_ssrc, blocks: Blocks(&blocks[..count]) };
+        if let Some(len) = answer.write(&mut compound) {
+            self.send_rtcp(index, &compound[..len], egress);
+        }
+        let Some(head) = mapped.write(&mut compound) else { return };
+        let named = write_cname(&mut compound[head..], mapped.ssrc, &user);
+        let len = head + named.unwrap_or(0);
+        let channel = self.sessions[index.index()].channel;
+        for position in 0..self.channels[channel].members.len() {
+            let hearer = self.channels[channel].members[position];
+            if hearer != index {
+                self.send_rtcp(hearer, &compound[..len], egress);
+            }
+        }
+    }
+
+    /// A hearer needs a keyframe: the sender is asked, unless it was just now.
+    fn ask_keyframe(
+        &mut self,
+        now: Instant,
+        hearer: SessionIndex,
+        media: Ssrc,
+        egress: &mut Egress,
+    ) {
+        let Some((sender, stream_index)) = self.fellow_stream(hearer, media) else { return };
+        let stream = &mut self.sessions[sender.index()].streams[stream_index];
+        let recently = stream
+            .keyframe_asked
+            .is_some_and(|asked| now.saturating_duration_since(asked) < KEYFRAME_INTERVAL);
+        if recently {
+            return;
+        }
+        stream.keyframe_asked = Some(now);
+        self.send_feedback(sender, egress, |out, own| write_pli(out, own, media));
+    }
+
+    /// A hearer lacks packets: the sender is asked for them by its own numbers.
+    fn ask_again(&mut self, hearer: SessionIndex, nack: Nack<'_>, egress: &mut Egress) {
+        let Some((sender, stream_index)) = self.fellow_stream(hearer, nack.media) else { return };
+        let position = self.sessions[hearer.index()].position;
+        let stream = &self.sessions[sender.index()].streams[stream_index];
+        let Some(cursor) = stream.cursors.get(position).copied() else { return };
+        let originals: Vec<u16> = nack
+            .lost()
+            .take(RETRANSMISSIONS_MAX)
+            .map(|seq| stream.source.original(cursor.unpass(seq)))
+            .collect();
+        self.send_feedback(sender, egress, |out, own| {
+            write_nack(out, own, nack.media, originals.iter().copied())
+        });
+    }
+
+    /// The video stream `media`, if it is of somebody else in the hearer's channel.
+    fn fellow_stream(&self, hearer: SessionIndex, media: Ssrc) -> Option<(SessionIndex, usize)> {
+        let sender = *self.by_ssrc.get(&media)?;
+        let session = &self.sessions[sender.index()];
+        let fellow = session.channel == self.sessions[hearer.index()].channel && sender != hearer;
+        let stream = session.stream(media)?;
+        (fellow && stream > 0).then_some((sender, stream))
+    }
+
+    /// Sends feedback behind the empty report that every compound begins with.
+    fn send_feedback(
+        &mut self,
+        to: SessionIndex,
+        egress: &mut Egress,
+        write: impl FnOnce(&mut [u8], Ssrc) -> Option<usize>,
+    ) {
+        let mut compound = [0; COMPOUND_BYTES_MAX];
+        let head = ReceiverReport { ssrc: self.own_ssrc, blocks: Blocks::default() };
+        let Some(head) = head.write(&mut compound) else { return };
+        if let Some(len) = write(&mut compound[head..], self.own_ssrc) {
+            self.send_rtcp(to, &compound[..head + len], egress);
+        }
+    }
+
+    fn send_rtcp(&mut self, to: SessionIndex, compound: &[u8], egress: &mut Egress) {
+        let Some(transport) = &mut self.transports[to.index()] else { return };
+        if !transport.takes_rtcp {
+            return;
+        }
+        if let Err(reason) = transport.seal(compound, egress, |_| {}) {
+            self.counters.dropped(reason);
+        }
+    }
+
+    /// The shard's clock as an NTP time stamp; only differences mean anything.
+    fn ntp(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.epoch);
+        // One second ahead, so that no report of ours has the time stamp 0, which means none.
+        let fraction = u64::from(to_65536ths(Duration::from_nanos(elapsed.subsec_nanos().into())));
+        (elapsed.as_secs() + 1) << 32 | fraction << 16
+    }
+}
+
+/// Packets asked for again on one NACK; half a second of video at 2.5 Mbit/s.
+const RETRANSMISSIONS_MAX: usize = 128;

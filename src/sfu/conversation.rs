@@ -1,0 +1,377 @@
+//! What sessions say over their WebSockets and what they are told. Part of `Shard`.
+
+use std::time::Instant;
+
+use crate::{
+    crypto::{Mode, SecretKey},
+    egress::{Egress, Flow},
+    id::{ConnectionId, Serial, Ssrc, UserId},
+    sfu::{
+        AdmissionRequest, Event, Policy, Shard,
+        session::{Description, Session, SessionIndex},
+        shard::drain_outbox,
+        transport::Transport,
+    },
+    signalling::{
+        ClientMessage, CloseCode, Codec, CodecName, Frame, Layer, Protocol, Refusal, Request,
+        SelectProtocol, ServerMessage, Speaking, Video,
+    },
+};
+
+impl Shard {
+    /// A connection's message.
+    pub(super) fn hear(&mut self, now: Instant, id: ConnectionId, frame: Frame) {
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        let heard = socket.connection.handle_frame(now, frame);
+        drain_outbox(&mut socket.connection, &mut self.outputs);
+        match heard {
+            Ok(None) => {}
+            Ok(Some(Request::Identify(identify))) => {
+                self.ask(id, AdmissionRequest::Identify(identify));
+            }
+            Ok(Some(Request::Resume(resume))) => self.ask(id, AdmissionRequest::Resume(resume)),
+            Ok(Some(request)) => self.hear_request(now, id, request),
+            Err(refusal) => self.close(now, id, refusal.code, refusal.why),
+        }
+    }
+
+    /// What a client said while control decided about it.
+    pub(super) fn hear_held(&mut self, now: Instant, id: ConnectionId, held: Vec<Request>) {
+        for request in held {
+            self.hear_request(now, id, request);
+        }
+    }
+
+    fn ask(&mut self, id: ConnectionId, request: AdmissionRequest) {
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        socket.asked = Some(request.clone());
+        let address = socket.connection.address();
+        self.event(Event::Admission { connection: id, address, request });
+    }
+
+    fn hear_request(&mut self, now: Instant, id: ConnectionId, request: Request) {
+        let Some(index) = self.sockets.get(&id).and_then(|socket| socket.session) else { return };
+        let message = match request {
+            Request::Acknowledge(seq) => {
+                return self.sessions[index.index()].replay.acknowledge(seq);
+            }
+            Request::Message(message) => message,
+            Request::Identify(_) | Request::Resume(_) => return,
+        };
+        let heard = match message {
+            ClientMessage::SelectProtocol(select) => self.select_protocol(now, index, select),
+            ClientMessage::Speaking(speaking) => {
+                self.speaking(index, speaking);
+                Ok(())
+            }
+            ClientMessage::Video(video) => self.video(now, index, video),
+            ClientMessage::SessionUpdate { codecs } => {
+                self.list_codecs(index, codecs);
+                self.wants_changed(now, index);
+                Ok(())
+            }
+            ClientMessage::SinkWants(wants) => {
+                self.sessions[index.index()].wants = wants;
+                self.wants_changed(now, index);
+                Ok(())
+            }
+            // No DAVE group exists yet for these to be about.
+            ClientMessage::Dave(_) => Ok(()),
+            // The client keeps its WebSocket and may select again (protocol.md §1.4, op 32).
+            ClientMessage::NoRoute => Ok(()),
+            ClientMessage::Identify(_)
+            | ClientMessage::Resume(_)
+            | ClientMessage::Heartbeat(_)
+            | ClientMessage::BackendVersion
+            | ClientMessage::Ignored(_)
+            | ClientMessage::ServerOnly(_) => Ok(()),
+        };
+        if let Err(Refusal { code, why }) = heard {
+            self.close(now, id, code, why);
+        }
+    }
+
+    fn select_protocol(
+        &mut self,
+        now: Instant,
+        index: SessionIndex,
+        select: SelectProtocol,
+    ) -> Result<(), Refusal> {
+        let mode = match select.protocol {
+            Protocol::Udp { mode } => Mode::from_name(&mode)
+                .filter(|mode| self.config.modes.contains(mode))
+                .ok_or(Refusal {
+                    code: CloseCode::UnknownEncryptionMode,
+                    why: "a mode that Ready did not offer",
+                })?,
+            Protocol::WebRtc { .. } => {
+                let why = "this server does not speak webrtc yet; select udp";
+                return Err(Refusal { code: CloseCode::UnknownProtocol, why });
+            }
+            Protocol::Unknown => {
+                let why = "protocol is neither udp nor webrtc";
+                return Err(Refusal { code: CloseCode::UnknownProtocol, why });
+            }
+        };
+        let key = SecretKey::new(self.random.bytes());
+        let random = self.random.bytes();
+        let media_session = hex(self.random.bytes());
+        let session = &mut self.sessions[index.index()];
+        let old = self.transports[index.index()].take().and_then(|old| old.path());
+        // Discovery comes before Select Protocol, so where it saw the client is newer than the path.
+        let path = session.candidate.or(old);
+        let mut transport = Transport::new(mode, &key, random, Flow(index.0), path);
+        transport.deaf = session.admission.policy.state.deaf;
+        self.transports[index.index()] = Some(transport);
+        for stream in &mut session.streams {
+            stream.source.rekeyed();
+            stream.reception.restart();
+        }
+        session.description = None;
+        self.list_codecs(index, select.codecs);
+        let session = &mut self.sessions[index.index()];
+        let video_codec = self.channels[session.channel].decoders.choose(session.codecs.as_deref());
+        session.description = Some(Description { key, video_codec, media_session });
+        self.tell_description(index);
+        self.note_connected(index);
+        self.wants_changed(now, index);
+        Ok(())
+    }
+
+    /// A session lists its codecs, or lists none.
+    fn list_codecs(&mut self, index: SessionIndex, codecs: Option<Vec<Codec>>) {
+        let session = &mut self.sessions[index.index()];
+        let channel = session.channel;
+        let decoders = &mut self.channels[channel].decoders;
+        if let Some(old) = &session.codecs {
+            decoders.remove(old);
+        }
+        if let Some(new) = &codecs {
+            decoders.add(new);
+        }
+        session.codecs = codecs;
+        let sees = session.payload_types();
+        if let Some(transport) = &mut self.transports[index.index()] {
+            transport.video = sees;
+            transport.takes_rtcp = session.takes_rtcp(transport.mode());
+        }
+        self.codecs_changed(channel);
+    }
+
+    /// Tells members whose codec is another one now (protocol.md §1.9).
+    pub(super) fn codecs_changed(&mut self, channel: usize) {
+        for position in 0..self.channels[channel].members.len() {
+            let channel = &self.channels[channel];
+            let member = channel.members[position];
+            let session = &mut self.sessions[member.index()];
+            let (Some(codecs), Some(description)) = (&session.codecs, &mut session.description)
+            else {
+                continue;
+            };
+            let chosen = channel.decoders.choose(Some(codecs));
+            if description.video_codec != chosen {
+                description.video_codec = chosen;
+                self.tell(
+                    member,
+                    &ServerMessage::SessionUpdate {
+                        audio_codec: None,
+                        video_codec: Some(chosen),
+                        media_session_id: None,
+                    },
+                );
+            }
+        }
+    }
+
+    fn speaking(&mut self, index: SessionIndex, speaking: Speaking) {
+        let session = &mut self.sessions[index.index()];
+        if session.speaking == Some(speaking.flags) {
+            return;
+        }
+        session.speaking = Some(speaking.flags);
+        self.show_speaking(index);
+    }
+
+    /// Tells the others, and control, how a session speaks.
+    fn show_speaking(&mut self, index: SessionIndex) {
+        let session = &self.sessions[index.index()];
+        let Some(flags) = session.shown_speaking() else { return };
+        let (user, ssrc) = (session.admission.user, session.audio_ssrc());
+        let serial = session.admission.serial;
+        self.tell_others(index, &ServerMessage::Speaking { user, ssrc, flags });
+        if self.config.speaking_events {
+            self.event(Event::Speaking { serial, flags });
+        }
+    }
+
+    fn video(&mut self, now: Instant, index: SessionIndex, video: Video) -> Result<(), Refusal> {
+        let session = &mut self.sessions[index.index()];
+        let own = |ssrc| session.stream(ssrc).is_some();
+        let named = [video.audio_ssrc, video.video_ssrc, video.rtx_ssrc];
+        let layers = video.streams.iter().flat_map(|layer| [layer.ssrc, layer.rtx_ssrc]);
+        if !named.into_iter().chain(layers).flatten().all(own) {
+            return Err(Refusal { code: CloseCode::BadRequest, why: "an SSRC of somebody else" });
+        }
+        let active = video.is_active() && session.may_show();
+        let streams = if active { video.streams } else { Vec::new() };
+        if session.video == streams {
+            return Ok(());
+        }
+        let toggled = session.video.is_empty() != streams.is_empty();
+        session.video = streams;
+        let serial = session.admission.serial;
+        self.show_video(index);
+        if toggled {
+            self.event(Event::Video { serial, active });
+        }
+        let channel = self.sessions[index.index()].channel;
+        self.wants_lowered(now, channel);
+        Ok(())
+    }
+
+    pub(super) fn show_video(&mut self, index: SessionIndex) {
+        let session = &self.sessions[index.index()];
+        let (user, audio_ssrc, video_ssrc, streams) = video_of(session);
+        let streams = streams.to_vec();
+        let message = ServerMessage::Video { user, audio_ssrc, video_ssrc, streams: &streams };
+        self.tell_others(index, &message);
+    }
+
+    /// New rules for a live session.
+    pub(super) fn update(
+        &mut self,
+        now: Instant,
+        serial: Serial,
+        policy: Policy,
+        egress: &mut Egress,
+    ) {
+        let Some(&index) = self.by_serial.get(&serial) else { return };
+        let session = &mut self.sessions[index.index()];
+        let spoke = session.may_speak();
+        let shown = session.shown_speaking();
+        let flags = session.admission.policy.flags;
+        session.admission.policy = policy;
+        let silenced = spoke && !session.may_speak();
+        let speaking_changed = shown != session.shown_speaking();
+        let flags_changed = flags != session.admission.policy.flags;
+        let hidden = !session.may_show() && !session.video.is_empty();
+        if hidden {
+            session.video.clear();
+        }
+        if let Some(transport) = &mut self.transports[index.index()] {
+            transport.deaf = session.admission.policy.state.deaf;
+        }
+        if silenced {
+            self.end_speech(now, index, egress);
+        }
+        if speaking_changed {
+            self.show_speaking(index);
+        }
+        if flags_changed {
+            self.tell_flags(index);
+        }
+        if hidden {
+            self.show_video(index);
+            self.event(Event::Video { serial, active: false });
+        }
+    }
+
+    pub(super) fn tell_ready(&mut self, index: SessionIndex) {
+        let session = &self.sessions[index.index()];
+        let modes: Vec<_> = self.config.modes.iter().map(|mode| mode.name()).collect();
+        let streams = session.layers.clone();
+        let message = ServerMessage::Ready {
+            ssrc: session.audio_ssrc(),
+            ip: self.config.public_ip,
+            port: self.config.public_port,
+            modes: &modes,
+            streams: &streams,
+        };
+        self.tell(index, &message);
+    }
+
+    /// Tells a session who else is there, who speaks and who shows video.
+    pub(super) fn tell_present(&mut self, index: SessionIndex) {
+        let channel = self.sessions[index.index()].channel;
+        let others = self.channels[channel].members.iter().filter(|member| **member != index);
+        let others: Vec<SessionIndex> = others.copied().collect();
+        if others.is_empty() {
+            return;
+        }
+        let user = |member: &SessionIndex| self.sessions[member.index()].admission.user;
+        let users: Vec<_> = others.iter().map(user).collect();
+        self.tell(index, &ServerMessage::ClientsConnect { users: &users });
+        for &other in &others {
+            let session = &self.sessions[other.index()];
+            let user = session.admission.user;
+            let (ssrc, flags) = (session.audio_ssrc(), session.shown_speaking());
+            let client_flags = session.admission.policy.flags;
+            let (_, audio_ssrc, video_ssrc, streams) = video_of(session);
+            let streams = streams.to_vec();
+            if client_flags != 0 {
+                self.tell(index, &ServerMessage::ClientFlags { user, flags: Some(client_flags) });
+            }
+            if let Some(flags) = flags {
+                self.tell(index, &ServerMessage::Speaking { user, ssrc, flags });
+            }
+            if !streams.is_empty() {
+                let streams = &streams;
+                let video = ServerMessage::Video { user, audio_ssrc, video_ssrc, streams };
+                self.tell(index, &video);
+            }
+        }
+    }
+
+    /// Tells the others a session's client flags, where there are any.
+    pub(super) fn tell_flags(&mut self, index: SessionIndex) {
+        let admission = &self.sessions[index.index()].admission;
+        let (user, flags) = (admission.user, admission.policy.flags);
+        if flags != 0 {
+            self.tell_others(index, &ServerMessage::ClientFlags { user, flags: Some(flags) });
+        }
+    }
+
+    /// Says Session Description, if there is one to say.
+    pub(super) fn tell_description(&mut self, index: SessionIndex) {
+        let session = &self.sessions[index.index()];
+        let Some(description) = &session.description else { return };
+        let Some(transport) = &self.transports[index.index()] else { return };
+        let key = description.key.clone();
+        let media_session = description.media_session.clone();
+        let message = ServerMessage::SessionDescription {
+            mode: transport.mode().name(),
+            secret_key: key.bytes(),
+            audio_codec: CodecName::Opus,
+            video_codec: description.video_codec,
+            media_session_id: &media_session,
+            dave_protocol_version: 0,
+        };
+        self.tell(index, &message);
+    }
+
+    /// The media path is up: an authenticated datagram has come, or a client that only listens has
+    /// both a key and a place to send to.
+    pub(super) fn note_connected(&mut self, index: SessionIndex) {
+        let session = &mut self.sessions[index.index()];
+        let has_path = self.transports[index.index()]
+            .as_ref()
+            .is_some_and(|transport| transport.path().is_some());
+        if has_path && !session.connected {
+            session.connected = true;
+            let serial = session.admission.serial;
+            self.event(Event::Connected { serial, transport: "udp" });
+        }
+    }
+}
+
+/// What op 12 says of a session.
+fn video_of(session: &Session) -> (UserId, Ssrc, Option<Ssrc>, &[Layer]) {
+    let primary = session.layers.first().and_then(|layer| layer.ssrc);
+    let shown = primary.filter(|_| !session.video.is_empty());
+    (session.admission.user, session.audio_ssrc(), shown, &session.video)
+}
+
+/// Lower-case hexadecimal digits.
+fn hex(bytes: [u8; 16]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

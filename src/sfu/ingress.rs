@@ -1,0 +1,361 @@
+//! What arrives over UDP: whose it is, whether it may be heard, and on to the hearers. Part of `Shard`.
+//! Nothing a datagram claims has an effect before its tag has verified, but for discovery, which
+//! proves its SSRC alone.
+
+use std::{net::SocketAddr, time::Instant};
+
+use crate::{
+    egress::{Egress, Flow, Path},
+    id::Ssrc,
+    limits::DATAGRAM_BYTES_MAX,
+    metrics::DropReason,
+    rtp::{
+        Header, Kind, Packet, classify,
+        discovery::{DISCOVERY_BYTES, parse_request, ping_reply, write_response},
+        extension::{
+            AUDIO_EXTENSION_WORDS, ElementWriter, abs_send_time, audio_extension, elements, id,
+            speaker_byte,
+        },
+    },
+    sfu::{
+        Shard,
+        codec::{Media, OPUS_PAYLOAD_TYPE},
+        cursor::Cursor,
+        forward::{Fanout, forward},
+        session::{SessionIndex, Stream},
+        source::Place,
+        transport::Sighting,
+    },
+};
+
+/// The Opus frame that ends a talk spurt; five of them do (protocol.md §2.3).
+const SILENCE: [u8; 3] = [0xF8, 0xFF, 0xFE];
+const SILENCE_FRAMES: usize = 5;
+/// RTP ticks of a 20 ms frame of Opus.
+const FRAME_TICKS: u32 = 960;
+
+/// Audio levels for senders that give none (RFC 6464: a voice bit, then −dBov): silence is known by
+/// its bytes, anything else is given an ordinary speaking level, since the payload may be encrypted.
+const LEVEL_SILENT: u8 = 127;
+const LEVEL_VOICE: u8 = 0x80 | 30;
+
+/// Bytes of rebuilt video extension elements: those passed on need less than 32.
+const VIDEO_EXTENSION_BYTES_MAX: usize = 48;
+
+/// Header extensions of video that are true of the packet wherever it goes. Transport-wide numbers,
+/// mid and rid are the sender's transport's own, the send time is stamped anew.
+const VIDEO_EXTENSIONS_KEPT: [u8; 5] = [
+    id::TRANSMISSION_OFFSET,
+    id::VIDEO_ORIENTATION,
+    id::PLAYOUT_DELAY,
+    id::VIDEO_CONTENT_TYPE,
+    id::VIDEO_TIMING,
+];
+
+impl Shard {
+    /// A datagram has arrived. Its bytes are decrypted in place; what is to be sent because of it is in
+    /// `egress` when this returns.
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        path: Path,
+        bytes: &mut [u8],
+        egress: &mut Egress,
+    ) {
+        self.counters.packets_in += 1;
+        self.counters.bytes_in += bytes.len() as u64;
+        let handled = match classify(bytes) {
+            _ if bytes.len() > DATAGRAM_BYTES_MAX => Err(DropReason::Oversize),
+            Kind::Rtp => self.handle_rtp(now, path, bytes, egress),
+            Kind::Rtcp => self.handle_rtcp(now, path, bytes, egress),
+            Kind::Discovery => self.handle_discovery(now, path, bytes, egress),
+            Kind::Ping => self.handle_ping(now, path, bytes, egress),
+            Kind::Stun | Kind::Dtls => Err(DropReason::NoWebRtc),
+            Kind::Noise if self.by_source.contains_key(&path.remote) => Err(DropReason::Keepalive),
+            Kind::Noise => Err(DropReason::Noise),
+        };
+        if let Err(reason) = handled {
+            self.counters.dropped(reason);
+        }
+    }
+
+    fn handle_rtp(
+        &mut self,
+        now: Instant,
+        path: Path,
+        bytes: &mut [u8],
+        egress: &mut Egress,
+    ) -> Result<(), DropReason> {
+        let header = Packet::new(bytes).ok_or(DropReason::Malformed)?;
+        let (ssrc, seq) = (header.ssrc(), header.seq());
+        let (index, stranger) = self.find_owner(now, path.remote, ssrc)?;
+        let session = &mut self.sessions[index.index()];
+        let stream_index = session.stream(ssrc).ok_or(DropReason::ForeignSsrc)?;
+        let Stream { source, reception, .. } = &mut session.streams[stream_index];
+        let transport = self.transports[index.index()].as_mut().ok_or(DropReason::NoKey)?;
+        let accepted = match source.check(seq) {
+            Err(reason @ (DropReason::Replayed | DropReason::TooOld)) => return Err(reason),
+            accepted => accepted,
+        };
+        let opened = transport.open(bytes).map_err(|reason| stranger.unwrap_or(reason))?;
+        let sighting = transport.sighted(path, &opened);
+        match accepted {
+            Ok(accept) => {
+                if source.commit(accept) {
+                    reception.restart();
+                }
+            }
+            // Authentic, but far off: if the next one is beside it, the source has restarted.
+            Err(reason) => {
+                source.note_jump(seq);
+                return Err(reason);
+            }
+        }
+        if sighting != Sighting::Known || stranger.is_some() {
+            self.bind(index, path.remote, sighting);
+        }
+        self.handle_media(now, index, stream_index, &bytes[opened.range], egress)
+    }
+
+    /// An authenticated packet of a session's own stream.
+    fn handle_media(
+        &mut self,
+        now: Instant,
+        index: SessionIndex,
+        stream_index: usize,
+        plain: &[u8],
+        egress: &mut Egress,
+    ) -> Result<(), DropReason> {
+        let session = &mut self.sessions[index.index()];
+        let packet = Packet::new(plain).ok_or(DropReason::Malformed)?;
+        let media = if stream_index == 0 {
+            audible(session.may_speak(), packet.payload_type(), session.opus_payload_type())
+        } else if session.may_show() && session.shows_video() {
+            Media::video(session.codecs.as_deref(), packet.payload_type())
+                .ok_or(DropReason::UnknownPayloadType)
+        } else {
+            Err(DropReason::VideoNotAllowed)
+        };
+        let payload = packet.payload().ok_or(DropReason::Malformed);
+        let payload = payload.and_then(|bytes| match bytes {
+            [] => Err(DropReason::EmptyPayload),
+            bytes => Ok(bytes),
+        });
+        let flags = session.speaking.unwrap_or(0) as u8;
+        let stream = &mut session.streams[stream_index];
+        let (seq, timestamp) = (packet.seq(), packet.timestamp());
+        stream.reception.received(now, seq, timestamp);
+        let (media, payload) = match media.and_then(|media| Ok((media, payload?))) {
+            Ok(heard) => heard,
+            Err(reason) => {
+                stream.source.withhold();
+                return Err(reason);
+            }
+        };
+        let place = stream.source.place(now, seq, timestamp).ok_or(DropReason::LateAfterCut)?;
+        let sent = abs_send_time(now.saturating_duration_since(self.epoch));
+        let mut room = [0; VIDEO_EXTENSION_BYTES_MAX];
+        let words = match media {
+            Media::Audio => {
+                let extension = audio_extension(sent, level(&packet, payload), speaker_byte(flags));
+                room[..extension.len()].copy_from_slice(&extension);
+                AUDIO_EXTENSION_WORDS
+            }
+            Media::Video { .. } => video_extension(&packet, sent, &mut room),
+        };
+        let extension = &room[..usize::from(words) * 4];
+        self.fan_out(index, stream_index, media, packet.marker(), place, extension, payload, egress)
+    }
+
+    /// Ends a session's speech for its hearers, who would else wait for the rest of it.
+    pub(super) fn end_speech(&mut self, now: Instant, index: SessionIndex, egress: &mut Egress) {
+        let sent = abs_send_time(now.saturating_duration_since(self.epoch));
+        let extension = audio_extension(sent, LEVEL_SILENT, speaker_byte(0));
+        for _ in 0..SILENCE_FRAMES {
+            let source = &mut self.sessions[index.index()].streams[0].source;
+            let Some(place) = source.insert(now, FRAME_TICKS) else { return };
+            let (media, payload) = (Media::Audio, &SILENCE);
+            let sealed = self.fan_out(index, 0, media, false, place, &extension, payload, egress);
+            if let Err(reason) = sealed {
+                self.counters.dropped(reason);
+            }
+        }
+    }
+
+    /// Gives everyone else in the channel a packet of a session's stream.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one packet, each used once")]
+    fn fan_out(
+        &mut self,
+        index: SessionIndex,
+        stream_index: usize,
+        media: Media,
+        marker: bool,
+        place: Place,
+        extension: &[u8],
+        payload: &[u8],
+        egress: &mut Egress,
+    ) -> Result<(), DropReason> {
+        let session = &mut self.sessions[index.index()];
+        let members = &self.channels[session.channel].members;
+        if members.len() < 2 {
+            return Err(DropReason::NoHearer);
+        }
+        let stream = &mut session.streams[stream_index];
+        let header = Header {
+            marker,
+            payload_type: OPUS_PAYLOAD_TYPE,
+            seq: place.seq,
+            timestamp: place.timestamp,
+            ssrc: stream.ssrc,
+            extension_words: (!extension.is_empty()).then_some((extension.len() / 4) as u16),
+        };
+        let head = header.write(&mut self.scratch[..]);
+        let body = head + extension.len();
+        let len = body + payload.len();
+        let out = self.scratch.get_mut(..len).ok_or(DropReason::Oversize)?;
+        out[head..body].copy_from_slice(extension);
+        out[body..].copy_from_slice(payload);
+        stream.cursors.resize(members.len(), Cursor::default());
+        self.counters.opened += 1;
+        forward(
+            &Fanout { packet: out, seq: place.seq, media },
+            index,
+            members,
+            &mut stream.cursors,
+            &mut self.transports,
+            egress,
+            &mut self.counters,
+        );
+        Ok(())
+    }
+
+    /// The session that sends `ssrc`, by its address or, where the address is a stranger's, by the SSRC;
+    /// then a second value says what it means if the packet does not open.
+    fn find_owner(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        ssrc: Ssrc,
+    ) -> Result<(SessionIndex, Option<DropReason>), DropReason> {
+        let bound = self.by_source.get(&remote).copied();
+        if let Some(index) = bound
+            && self.sessions[index.index()].stream(ssrc).is_some()
+        {
+            return Ok((index, None));
+        }
+        let stranger = match bound {
+            Some(_) => DropReason::ForeignSsrc,
+            None => DropReason::UnknownSource,
+        };
+        let index = *self.by_ssrc.get(&ssrc).ok_or(stranger)?;
+        if !self.stranger_opens.take(now) {
+            return Err(DropReason::UnknownSourceFlood);
+        }
+        Ok((index, Some(if bound.is_some() { stranger } else { DropReason::BadTag })))
+    }
+
+    /// An authenticated packet has shown where a session is.
+    fn bind(&mut self, index: SessionIndex, remote: SocketAddr, sighting: Sighting) {
+        if let Sighting::Moved(old) = sighting {
+            self.counters.rebound += u64::from(old.is_some());
+            if let Some(old) = old {
+                self.unbind(old, index);
+            }
+        }
+        self.by_source.insert(remote, index);
+        self.note_connected(index);
+    }
+
+    /// Forgets that `remote` is this session's.
+    pub(super) fn unbind(&mut self, remote: SocketAddr, index: SessionIndex) {
+        if self.by_source.get(&remote) == Some(&index) {
+            self.by_source.remove(&remote);
+        }
+    }
+
+    fn handle_discovery(
+        &mut self,
+        now: Instant,
+        path: Path,
+        bytes: &[u8],
+        egress: &mut Egress,
+    ) -> Result<(), DropReason> {
+        let ssrc = parse_request(bytes).ok_or(DropReason::Malformed)?;
+        let index = *self.by_ssrc.get(&ssrc).ok_or(DropReason::UnknownDiscovery)?;
+        let session = &mut self.sessions[index.index()];
+        if !session.discoveries.take(now) {
+            return Err(DropReason::RequestFlood);
+        }
+        let old = session.candidate.replace(path);
+        let transport = self.transports[index.index()].as_mut();
+        let followed = transport.is_none_or(|transport| transport.discovered(path));
+        if followed {
+            if let Some(old) = old.filter(|old| old.remote != path.remote) {
+                self.unbind(old.remote, index);
+            }
+            self.by_source.insert(path.remote, index);
+            self.note_connected(index);
+        }
+        let mut slot =
+            egress.slot(Flow::NONE, path, DISCOVERY_BYTES).ok_or(DropReason::EgressFull)?;
+        let out = slot.bytes().first_chunk_mut().ok_or(DropReason::EgressFull)?;
+        write_response(ssrc, path.remote, out);
+        slot.commit(DISCOVERY_BYTES);
+        self.counters.answered += 1;
+        Ok(())
+    }
+
+    fn handle_ping(
+        &mut self,
+        now: Instant,
+        path: Path,
+        bytes: &[u8],
+        egress: &mut Egress,
+    ) -> Result<(), DropReason> {
+        let reply = ping_reply(bytes).ok_or(DropReason::Malformed)?;
+        if !self.by_source.contains_key(&path.remote) && !self.stranger_requests.take(now) {
+            return Err(DropReason::RequestFlood);
+        }
+        let mut slot = egress.slot(Flow::NONE, path, reply.len()).ok_or(DropReason::EgressFull)?;
+        slot.bytes().copy_from_slice(&reply);
+        slot.commit(reply.len());
+        self.counters.answered += 1;
+        Ok(())
+    }
+}
+
+fn audible(may_speak: bool, payload_type: u8, opus: u8) -> Result<Media, DropReason> {
+    if !may_speak {
+        return Err(DropReason::Muted);
+    }
+    // Whatever it listed, 120 is Opus on UDP (protocol.md §2.3).
+    if payload_type != opus && payload_type != OPUS_PAYLOAD_TYPE {
+        return Err(DropReason::UnknownPayloadType);
+    }
+    Ok(Media::Audio)
+}
+
+fn level(packet: &Packet<'_>, payload: &[u8]) -> u8 {
+    let extension = packet.extension();
+    let mut all = extension.into_iter().flat_map(|(profile, block)| elements(profile, block));
+    let given = all.find_map(|(element, bytes)| match bytes {
+        [level, ..] if element == id::AUDIO_LEVEL => Some(*level),
+        _ => None,
+    });
+    given.unwrap_or(if payload == SILENCE { LEVEL_SILENT } else { LEVEL_VOICE })
+}
+
+/// Writes what remains of a video packet's extensions into `out`, and returns how many words.
+fn video_extension(packet: &Packet<'_>, sent: [u8; 3], out: &mut [u8]) -> u16 {
+    let Some((profile, block)) = packet.extension() else { return 0 };
+    let mut writer = ElementWriter::new(out);
+    for (element, bytes) in elements(profile, block) {
+        // What does not fit is optional to every receiver, so it is left out.
+        let _ = match element {
+            id::ABS_SEND_TIME => writer.push(element, &sent),
+            kept if VIDEO_EXTENSIONS_KEPT.contains(&kept) => writer.push(element, bytes),
+            _ => None,
+        };
+    }
+    writer.finish()
+}

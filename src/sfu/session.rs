@@ -1,0 +1,308 @@
+//! One participant's stay in a channel, across resumes: what it may do, what it has been told, what it
+//! sends. The part that sealing a packet touches is apart (`transport.rs`). Owned by the shard.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    crypto::{Mode, SecretKey},
+    egress::Path,
+    id::{ConnectionId, Ssrc},
+    sfu::{
+        Admission, DisconnectReason, Kind, Policy, SessionReport,
+        budget::Budget,
+        codec::{AUDIO_CLOCK_HZ, OPUS_PAYLOAD_TYPE, PayloadTypes, VIDEO_CLOCK_HZ},
+        cursor::Cursor,
+        reception::Reception,
+        source::Source,
+        transport::Transport,
+    },
+    signalling::{Codec, CodecName, Identify, Layer, ReplayBuffer, SinkWants, Version},
+};
+
+/// A session's place in the shard's tables, and its flow in the egress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionIndex(pub u32);
+
+impl SessionIndex {
+    /// For indexing.
+    #[inline]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One RTP stream that a session may send.
+#[derive(Debug)]
+pub struct Stream {
+    /// Its SSRC, the same for the sender and all hearers.
+    pub ssrc: Ssrc,
+    /// The sender's side.
+    pub source: Source,
+    /// The hearers' side, beside the channel's members; empty until the first packet.
+    pub cursors: Vec<Cursor>,
+    /// What to report to the sender.
+    pub reception: Reception,
+    /// When a keyframe was last asked for.
+    pub keyframe_asked: Option<Instant>,
+}
+
+impl Stream {
+    fn new(ssrc: Ssrc, clock_hz: u32) -> Self {
+        Self {
+            ssrc,
+            source: Source::new(clock_hz),
+            cursors: Vec::new(),
+            reception: Reception::new(clock_hz),
+            keyframe_asked: None,
+        }
+    }
+}
+
+/// The session's WebSocket is gone; a resume may bring another.
+#[derive(Debug, Clone, Copy)]
+pub struct Away {
+    /// When the session ends if it does not.
+    pub until: Instant,
+    /// What the backend is told then.
+    pub reason: DisconnectReason,
+    /// How the WebSocket ended.
+    pub close_code: u16,
+}
+
+/// What a session is told at Session Description, kept to be able to say it again.
+#[derive(Debug)]
+pub struct Description {
+    /// The key of both directions.
+    pub key: SecretKey,
+    /// The video codec it was told to send.
+    pub video_codec: CodecName,
+    /// 32 hexadecimal digits.
+    pub media_session: String,
+}
+
+/// One participant.
+#[derive(Debug)]
+pub struct Session {
+    /// Who it is and what it may do.
+    pub admission: Admission,
+    /// Gateway version of its WebSockets.
+    pub version: Version,
+    /// Highest DAVE version it speaks.
+    pub dave_max: u16,
+    /// Its channel's place in the shard's table.
+    pub channel: usize,
+    /// Its place among the channel's members.
+    pub position: usize,
+    /// Its WebSocket, if it has one.
+    pub connection: Option<ConnectionId>,
+    /// Set while it has none.
+    pub away: Option<Away>,
+    /// Numbered messages it may have missed.
+    pub replay: ReplayBuffer,
+    /// What it may send: audio, then a media and a retransmission stream for each layer; their SSRCs
+    /// are consecutive, so that a retransmission's is its primary's plus one (protocol.md §1.4).
+    pub streams: Vec<Stream>,
+    /// The video layers it asked for.
+    pub layers: Vec<Layer>,
+    /// Its speaking flags, once it has sent any.
+    pub speaking: Option<u32>,
+    /// The layers it says it sends; empty while its camera is off.
+    pub video: Vec<Layer>,
+    /// Whether it supports video at all.
+    pub declares_video: bool,
+    /// The codecs it listed.
+    pub codecs: Option<Vec<Codec>>,
+    /// What it wants to see.
+    pub wants: SinkWants,
+    /// What it was last told that others want to see of each of its layers.
+    pub wanted: Vec<u8>,
+    /// Set from Session Description on.
+    pub description: Option<Description>,
+    /// Say Session Description again after the next resume (protocol.md §8, trap 30).
+    pub repeat_description: bool,
+    /// Where discovery last saw the client.
+    pub candidate: Option<Path>,
+    /// Discovery requests it may still make.
+    pub discoveries: Budget,
+    /// Whether control knows that the media path is up.
+    pub connected: bool,
+    /// Whether it has sent RTCP.
+    pub sent_rtcp: bool,
+    /// Round trip by its last receiver report.
+    pub rtt: Option<Duration>,
+}
+
+impl Session {
+    /// A session that has just been let in; its streams' SSRCs start at `base`.
+    pub fn new(
+        admission: Admission,
+        identify: &Identify,
+        version: Version,
+        channel: usize,
+        position: usize,
+        base: Ssrc,
+    ) -> Self {
+        let mut streams = vec![Stream::new(base, AUDIO_CLOCK_HZ)];
+        let mut layers = Vec::new();
+        for request in &identify.streams {
+            let ssrc = Ssrc(base.0 + streams.len() as u32);
+            let rtx_ssrc = Ssrc(ssrc.0 + 1);
+            streams.push(Stream::new(ssrc, VIDEO_CLOCK_HZ));
+            streams.push(Stream::new(rtx_ssrc, VIDEO_CLOCK_HZ));
+            layers.push(Layer {
+                rid: request.rid.clone(),
+                quality: request.quality,
+                active: false,
+                ssrc: Some(ssrc),
+                rtx_ssrc: Some(rtx_ssrc),
+                max_framerate: None,
+                max_resolution: None,
+            });
+        }
+        Self {
+            admission,
+            version,
+            dave_max: identify.dave_max,
+            channel,
+            position,
+            connection: None,
+            away: None,
+            replay: ReplayBuffer::new(),
+            streams,
+            wanted: vec![WANTED_DEFAULT; layers.len()],
+            layers,
+            speaking: None,
+            video: Vec::new(),
+            declares_video: identify.video,
+            codecs: None,
+            wants: SinkWants::default(),
+            description: None,
+            repeat_description: false,
+            candidate: None,
+            discoveries: Budget::new(DISCOVERIES.0, DISCOVERIES.1),
+            connected: false,
+            sent_rtcp: false,
+            rtt: None,
+        }
+    }
+
+    /// How many SSRCs a session with so many layers takes.
+    pub fn ssrcs(layers: usize) -> u32 {
+        1 + 2 * layers as u32
+    }
+
+    /// The SSRC of its voice.
+    pub fn audio_ssrc(&self) -> Ssrc {
+        self.streams[0].ssrc
+    }
+
+    /// Which of its streams has this SSRC.
+    #[inline]
+    pub fn stream(&self, ssrc: Ssrc) -> Option<usize> {
+        let index = ssrc.0.wrapping_sub(self.streams[0].ssrc.0) as usize;
+        (index < self.streams.len()).then_some(index)
+    }
+
+    /// Whether others may hear it.
+    pub fn may_speak(&self) -> bool {
+        let Policy { permissions, state, .. } = &self.admission.policy;
+        permissions.speak && !state.mute && !state.suppress && self.may_send()
+    }
+
+    /// Whether others may see it.
+    pub fn may_show(&self) -> bool {
+        self.admission.policy.permissions.video && self.may_send()
+    }
+
+    /// In a stream only its owner sends, and nothing while it is paused.
+    fn may_send(&self) -> bool {
+        match (&self.admission.kind, &self.admission.policy.stream) {
+            (Kind::Stream, Some(stream)) => {
+                stream.owner_id == self.admission.user && !stream.paused
+            }
+            (Kind::Stream, None) => false,
+            (Kind::Voice, _) => true,
+        }
+    }
+
+    /// The flags others are shown: nothing of who may not speak, no priority without permission.
+    pub fn shown_speaking(&self) -> Option<u32> {
+        let flags = self.speaking?;
+        if !self.may_speak() {
+            return Some(0);
+        }
+        let priority = self.admission.policy.permissions.priority_speaker;
+        Some(if priority { flags } else { flags & !PRIORITY })
+    }
+
+    /// The payload type it gives Opus.
+    pub fn opus_payload_type(&self) -> u8 {
+        let codecs = self.codecs.iter().flatten();
+        let mut opus = codecs.filter(|codec| codec.name == CodecName::Opus);
+        opus.next().map_or(OPUS_PAYLOAD_TYPE, |codec| codec.payload_type)
+    }
+
+    /// How it names video it is sent, or `None` if it takes none (protocol.md §2.3).
+    pub fn payload_types(&self) -> Option<PayloadTypes> {
+        match &self.codecs {
+            Some(codecs) if codecs.iter().any(|codec| codec.decode && codec.name.is_video()) => {
+                Some(PayloadTypes::listed(codecs))
+            }
+            Some(_) => None,
+            None => self.declares_video.then_some(PayloadTypes::Anything),
+        }
+    }
+
+    /// Whether it sends video now.
+    pub fn shows_video(&self) -> bool {
+        !self.video.is_empty()
+    }
+
+    /// The primary SSRCs of its layers.
+    pub fn primaries(&self) -> impl Iterator<Item = Ssrc> {
+        self.layers.iter().filter_map(|layer| layer.ssrc)
+    }
+
+    /// Whether RTCP is of use to it: it has video or speaks RTCP itself (protocol.md §2.5). Where the
+    /// header is the nonce, two reports of one shape would share one, so none are sent.
+    pub fn takes_rtcp(&self, mode: Mode) -> bool {
+        mode != Mode::XSalsa20Poly1305 && (self.sent_rtcp || self.payload_types().is_some())
+    }
+
+    /// How well it wants to see the stream `ssrc`.
+    pub fn want(&self, ssrc: Ssrc) -> u8 {
+        let by_ssrc = self.wants.by_ssrc.iter().rev().find(|(wanted, _)| *wanted == ssrc);
+        by_ssrc.map(|(_, want)| *want).or(self.wants.any).unwrap_or(WANTED_DEFAULT)
+    }
+
+    /// The session as the control API shows it.
+    pub fn report(&self, transport: Option<&Transport>) -> SessionReport {
+        SessionReport {
+            user_id: self.admission.user,
+            server_id: self.admission.server,
+            state: match (self.connection, self.connected) {
+                (None, _) => "resuming",
+                (Some(_), true) => "ready",
+                (Some(_), false) => "identified",
+            },
+            transport: transport.map(|_| "udp"),
+            mode: transport.map(|transport| transport.mode().name()),
+            gateway_version: self.version.number(),
+            dave_max: self.dave_max,
+            audio_ssrc: self.audio_ssrc(),
+            video: !self.video.is_empty(),
+            connected_at: String::new(),
+            rtt_ms: self.rtt.map(|rtt| rtt.as_millis() as u32),
+        }
+    }
+}
+
+/// Discovery requests of one session, at once and per second. A client sends one, or six a second
+/// apart from new ports (protocol.md §2.1).
+const DISCOVERIES: (u32, u32) = (10, 2);
+
+/// The priority bit of speaking flags.
+const PRIORITY: u32 = 4;
+
+/// What counts as wanted before anything was said (protocol.md §4.4).
+const WANTED_DEFAULT: u8 = 100;

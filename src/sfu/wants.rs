@@ -1,0 +1,91 @@
+//! Media sink wants: what viewers want to see, told to who shows it as the largest over all viewers.
+//! Raised at once, lowered after a pause (protocol.md §4.4). Part of `Shard`.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    id::{ChannelId, Ssrc},
+    sfu::{
+        Shard,
+        session::{Session, SessionIndex},
+        timer::Timer,
+    },
+    signalling::ServerMessage,
+};
+
+/// How long a want must have been lower before its sender is told (protocol.md §4.4).
+const LOWER_AFTER: Duration = Duration::from_millis(250);
+
+impl Shard {
+    /// A viewer's wants have changed, or a viewer has come.
+    pub(super) fn wants_changed(&mut self, now: Instant, viewer: SessionIndex) {
+        let session = &self.sessions[viewer.index()];
+        let channel = session.channel;
+        if session.payload_types().is_none() {
+            return;
+        }
+        for position in 0..self.channels[channel].members.len() {
+            let sender = self.channels[channel].members[position];
+            let raised =
+                |shard: &Self, ssrc, wanted| shard.sessions[viewer.index()].want(ssrc).max(wanted);
+            if sender != viewer && self.sessions[sender.index()].shows_video() {
+                self.tell_wants(sender, raised);
+            }
+        }
+        self.wants_lowered(now, channel);
+    }
+
+    /// Somebody in the channel may want less than before.
+    pub(super) fn wants_lowered(&mut self, now: Instant, channel: usize) {
+        let members = &self.channels[channel].members;
+        let shown = members.iter().any(|member| self.sessions[member.index()].shows_video());
+        let channel = &mut self.channels[channel];
+        if shown && !std::mem::replace(&mut channel.wants_due, true) {
+            self.timers.set(now + LOWER_AFTER, Timer::SinkWants(channel.id));
+        }
+    }
+
+    pub(super) fn tell_lowered_wants(&mut self, channel: ChannelId) {
+        let Some(&key) = self.by_channel.get(&channel) else { return };
+        self.channels[key].wants_due = false;
+        let members = self.channels[key].members.clone();
+        for &sender in &members {
+            if !self.sessions[sender.index()].shows_video() {
+                continue;
+            }
+            let viewers = || {
+                let others = members.iter().filter(|member| **member != sender);
+                others.map(|member| &self.sessions[member.index()])
+            };
+            let viewers: Vec<&Session> =
+                viewers().filter(|session| session.payload_types().is_some()).collect();
+            // Nobody who could watch: a sender that is told so has to start afresh for the first who
+            // comes, so it is left as it is.
+            if viewers.is_empty() {
+                continue;
+            }
+            let session = &self.sessions[sender.index()];
+            let largest = |ssrc| viewers.iter().map(|viewer| viewer.want(ssrc)).max().unwrap_or(0);
+            let wants: Vec<u8> = session.primaries().map(largest).collect();
+            self.tell_wants(sender, |shard, ssrc, wanted| {
+                let mut primaries = shard.sessions[sender.index()].primaries();
+                primaries.position(|own| own == ssrc).map_or(wanted, |layer| wants[layer])
+            });
+        }
+    }
+
+    /// Tells a sender what is wanted of each of its layers, if that is not what it was told last.
+    fn tell_wants(&mut self, sender: SessionIndex, want: impl Fn(&Self, Ssrc, u8) -> u8) {
+        let session = &self.sessions[sender.index()];
+        let layers: Vec<(Ssrc, u8)> = session
+            .primaries()
+            .zip(&session.wanted)
+            .map(|(ssrc, wanted)| (ssrc, want(self, ssrc, *wanted)))
+            .collect();
+        let wanted: Vec<u8> = layers.iter().map(|(_, want)| *want).collect();
+        if wanted != session.wanted {
+            self.sessions[sender.index()].wanted = wanted;
+            self.tell(sender, &ServerMessage::SinkWants { any: None, by_ssrc: &layers });
+        }
+    }
+}

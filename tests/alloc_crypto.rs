@@ -1,0 +1,86 @@
+//! Opening and sealing do not touch Rust's heap, in any mode. (aws-lc sets up ChaCha20-Poly1305 keys
+//! in memory of its own, which is C's.)
+#![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
+
+use stentor::crypto::{Cipher, Mode, NonceCounter, ReplayWindow, SecretKey};
+
+/// Counts what the current thread allocates.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count() {
+    ALLOCATIONS.with(|allocations| allocations.set(allocations.get() + 1));
+}
+
+// SAFETY: every call is passed on unchanged to the system's allocator, which keeps the contract; the
+// counter has neither a destructor nor a lazy initialiser, so counting does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps `alloc`'s contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps `alloc_zeroed`'s contract.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps `realloc`'s contract, and `pointer` came from `System`.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps `dealloc`'s contract, and `pointer` came from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(of: impl FnOnce()) -> usize {
+    let before = ALLOCATIONS.get();
+    of();
+    ALLOCATIONS.get() - before
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1);
+}
+
+#[test]
+fn opening_and_sealing_allocate_nothing_in_any_mode() {
+    for mode in Mode::ALL {
+        let cipher = Cipher::new(mode, &SecretKey::new([7; 32]), [9; 20]);
+        let mut nonces = NonceCounter::new([1, 2, 3]);
+        let mut window = ReplayWindow::new();
+        let mut buffer = [0x5A; 400];
+        let count = allocations(|| {
+            for seq in 0..100u16 {
+                buffer[..2].copy_from_slice(&[0x80, 120]);
+                buffer[2..4].copy_from_slice(&seq.to_be_bytes());
+                let len = cipher.seal(&mut buffer, 172, nonces.next().unwrap()).unwrap();
+                let accept = window.check(seq).unwrap();
+                let opened = cipher.open(&mut buffer[..len]).unwrap();
+                window.commit(accept);
+                opened.suffix.into_iter().for_each(|suffix| nonces.observe(suffix));
+                buffer.copy_within(opened.range, 0);
+                assert!(cipher.open(&mut [0x80; 200]).is_err());
+            }
+        });
+        assert_eq!(count, 0, "{}", mode.name());
+    }
+}
