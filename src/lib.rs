@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod crypto;
+pub mod doctor;
 pub mod driver;
 pub mod egress;
 pub mod id;
