@@ -60,8 +60,8 @@ fn five_voices_all_hear_each_other() {
 fn everyone_hears_everyone(server: &Server, count: usize, mode: &str) {
     on_one_thread(async {
         let mut voices = Vec::new();
-        for user in 0..count {
-            voices.push(Voice::join(server, CHANNEL, user as u64 + 10, VOICES[user]).await);
+        for (user, tone) in (10..).zip(VOICES).take(count) {
+            voices.push(Voice::join(server, CHANNEL, user, tone).await);
         }
         voices.iter_mut().for_each(Voice::speak);
         for hearer in &voices {
@@ -70,7 +70,8 @@ fn everyone_hears_everyone(server: &Server, count: usize, mode: &str) {
             }
         }
         for hearer in &voices {
-            let others: Vec<&Voice> = voices.iter().filter(|voice| voice.user != hearer.user).collect();
+            let others: Vec<&Voice> =
+                voices.iter().filter(|voice| voice.user != hearer.user).collect();
             hearer.assert_heard_exactly(&others);
         }
         let room = server.api("GET", &format!("/v1/rooms/{CHANNEL}"), None).1;
@@ -140,8 +141,7 @@ fn a_cut_websocket_resumes_and_loses_no_packet() {
         on_one_thread(async {
             let proxy = Proxy::to(server.gateway());
             let grant = server.grant(CHANNEL, 10);
-            let mut cut =
-                Voice::join_at(&grant, &proxy.address().to_string(), VOICES[0]).await;
+            let mut cut = Voice::join_at(&grant, &proxy.address().to_string(), VOICES[0]).await;
             let mut other = Voice::join(&server, CHANNEL, 11, VOICES[1]).await;
             cut.speak();
             other.speak();
@@ -155,7 +155,8 @@ fn a_cut_websocket_resumes_and_loses_no_packet() {
             assert_eq!(proxy.connections(), 2, "one connection before, one for the resume");
             let mark = (cut.heard().ticks(11), other.heard().ticks(10));
             until("media after the resume", || {
-                cut.heard().ticks(11) >= mark.0 + ENOUGH && other.heard().ticks(10) >= mark.1 + ENOUGH
+                cut.heard().ticks(11) >= mark.0 + ENOUGH
+                    && other.heard().ticks(10) >= mark.1 + ENOUGH
             })
             .await;
 
@@ -179,7 +180,12 @@ fn channels_on_different_shards_never_hear_each_other() {
         // Silent members that hold the channels in place; Ready's port tells the shard.
         let here = Client::join(&server, CHANNEL, 100);
         let (_there, there_channel) = (0..32)
-            .map(|offset| (Client::join(&server, OTHER_CHANNEL + offset, 101 + offset), OTHER_CHANNEL + offset))
+            .map(|offset| {
+                (
+                    Client::join(&server, OTHER_CHANNEL + offset, 101 + offset),
+                    OTHER_CHANNEL + offset,
+                )
+            })
             .find(|(client, _)| shard(&client.ready) != shard(&here.ready))
             .expect("32 channels are not all on one of two shards");
         on_one_thread(async {
@@ -325,7 +331,8 @@ impl Drop for Voice {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let heard = self.heard.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let ticks: BTreeMap<_, _> = heard.ticks.iter().map(|(ssrc, ticks)| (ssrc, ticks.len())).collect();
+            let ticks: BTreeMap<_, _> =
+                heard.ticks.iter().map(|(ssrc, ticks)| (ssrc, ticks.len())).collect();
             eprintln!(
                 "{}: users {:?}, ticks {ticks:?}, gone {:?}, reconnected {:?}, lost {:?}",
                 self.user, heard.users, heard.gone, heard.reconnected, heard.lost

@@ -98,7 +98,10 @@ fn heartbeats_of_either_form_are_echoed_on_every_version() {
             (json!(1_501_184_119_561_u64), json!(1_501_184_119_561_u64)),
             (json!(9_007_199_254_740_991_u64), json!(9_007_199_254_740_991_u64)),
             (json!(10), json!(10)),
-            (json!({ "t": 1_754_000_000_000_u64, "seq_ack": -1 }), json!({ "t": 1_754_000_000_000_u64 })),
+            (
+                json!({ "t": 1_754_000_000_000_u64, "seq_ack": -1 }),
+                json!({ "t": 1_754_000_000_000_u64 }),
+            ),
             (json!({ "t": 5, "seq_ack": 1 }), json!({ "t": 5 })),
             (json!({ "t": 6 }), json!({ "t": 6 })),
         ] {
@@ -159,7 +162,8 @@ fn a_second_select_protocol_replaces_the_key_and_keeps_the_ssrc() {
     assert_eq!(hearer.media.hear().payload, first.payload);
 
     let old_key = client.description.d["secret_key"].clone();
-    let again = select(&mut client.gateway, &mut client.media, Mode::XChaChaRtpsize, "127.0.0.1", 1);
+    let again =
+        select(&mut client.gateway, &mut client.media, Mode::XChaChaRtpsize, "127.0.0.1", 1);
     assert_ne!(again.d["secret_key"], old_key);
     client.media.speak(b"second key");
     let heard = hearer.media.hear();

@@ -138,7 +138,8 @@ impl Cipher {
 
     /// The nonce, zero-padded to 24 bytes.
     fn nonce(&self, header: &[u8], suffix: &[u8]) -> [u8; 24] {
-        let source = if self.mode == Mode::Salsa { &header[..header.len().min(12)] } else { suffix };
+        let source =
+            if self.mode == Mode::Salsa { &header[..header.len().min(12)] } else { suffix };
         let mut nonce = [0; 24];
         nonce[..source.len()].copy_from_slice(source);
         nonce

@@ -55,7 +55,12 @@ impl Client {
     }
 
     /// Everything after Ready.
-    pub fn negotiate_after(ready: Message, mut gateway: Gateway, grant: &Grant, mode: Mode) -> Self {
+    pub fn negotiate_after(
+        ready: Message,
+        mut gateway: Gateway,
+        grant: &Grant,
+        mode: Mode,
+    ) -> Self {
         let mut media = Media::new(shard(&ready), u32_of(&ready.d["ssrc"]));
         let seen = media.discover();
         let description = select(&mut gateway, &mut media, mode, &seen.text, seen.port);
@@ -78,13 +83,20 @@ impl Client {
 
 /// Where Ready says media goes.
 pub fn shard(ready: &Message) -> SocketAddr {
-    let ip: IpAddr = ready.d["ip"].as_str().and_then(|ip| ip.parse().ok()).expect("Ready.ip is an address");
+    let ip: IpAddr =
+        ready.d["ip"].as_str().and_then(|ip| ip.parse().ok()).expect("Ready.ip is an address");
     let port = ready.d["port"].as_u64().and_then(|port| port.try_into().ok()).expect("Ready.port");
     (ip, port).into()
 }
 
 /// op 1, op 4, and the key into the media.
-pub fn select(gateway: &mut Gateway, media: &mut Media, mode: Mode, address: &str, port: u16) -> Message {
+pub fn select(
+    gateway: &mut Gateway,
+    media: &mut Media,
+    mode: Mode,
+    address: &str,
+    port: u16,
+) -> Message {
     let data = json!({ "address": address, "port": port, "mode": mode.name() });
     gateway.send(1, json!({ "protocol": "udp", "data": data }));
     let description = gateway.expect(4);

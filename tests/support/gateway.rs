@@ -101,7 +101,8 @@ impl Gateway {
         tcp.set_nodelay(true)?;
         tcp.set_write_timeout(Some(WAIT))?;
         tcp.set_read_timeout(Some(WAIT))?;
-        let stream = if door.tls { Stream::tls(tcp, &server.certificate())? } else { Stream::Plain(tcp) };
+        let stream =
+            if door.tls { Stream::tls(tcp, &server.certificate())? } else { Stream::Plain(tcp) };
         let url = match door.version {
             Some(version) => format!("ws://{address}/?v={version}"),
             None => format!("ws://{address}/"),
@@ -243,6 +244,19 @@ impl Gateway {
         }
     }
 
+    /// How the connection has ended, if it has; looks for a second.
+    pub fn poll_end(&mut self) -> Option<End> {
+        let patience = Duration::from_secs(1);
+        let deadline = Instant::now() + patience;
+        while let Some(read) = self.read_until(deadline) {
+            match read {
+                Ok(message) => self.kept.push(message),
+                Err(end) => return Some(end),
+            }
+        }
+        None
+    }
+
     /// Says goodbye with this code and leaves.
     pub fn leave(mut self, code: u16) {
         let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
@@ -251,8 +265,20 @@ impl Gateway {
         while Instant::now() < deadline && self.socket.read().is_ok() {}
     }
 
+    /// Says goodbye without any code.
+    pub fn leave_without_status(mut self) {
+        let _ = self.socket.close(None);
+        let deadline = Instant::now() + WAIT;
+        while Instant::now() < deadline && self.socket.read().is_ok() {}
+    }
+
     /// Breaks the connection without a goodbye.
-    pub fn cut(self) {
+    pub fn cut(mut self) {
+        self.break_off();
+    }
+
+    /// The same, where the value stays.
+    pub fn break_off(&mut self) {
         let _ = self.socket.get_ref().tcp().shutdown(Shutdown::Both);
     }
 
@@ -262,19 +288,29 @@ impl Gateway {
     }
 
     fn read(&mut self) -> Result<Message, End> {
+        let read = self.read_until(Instant::now() + WAIT);
+        read.unwrap_or_else(|| {
+            panic!("nothing from the gateway for {WAIT:?}; kept {:?}", self.kept)
+        })
+    }
+
+    fn read_until(&mut self, deadline: Instant) -> Option<Result<Message, End>> {
         if let Some(end) = &self.end {
-            return Err(end.clone());
+            return Some(Err(end.clone()));
         }
-        let deadline = Instant::now() + WAIT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "nothing from the gateway for {WAIT:?}; kept {:?}", self.kept);
+            if left.is_zero() {
+                return None;
+            }
             let left = left.max(Duration::from_millis(1));
             self.socket.get_ref().tcp().set_read_timeout(Some(left)).expect("a timeout above zero");
             let end = match self.socket.read() {
-                Ok(Frame::Text(text)) => return Ok(message(&text)),
+                Ok(Frame::Text(text)) => return Some(Ok(message(&text))),
                 Ok(Frame::Binary(bytes)) => panic!("binary from a server without DAVE: {bytes:?}"),
-                Ok(Frame::Close(Some(frame))) => End::Closed(frame.code.into(), frame.reason.to_string()),
+                Ok(Frame::Close(Some(frame))) => {
+                    End::Closed(frame.code.into(), frame.reason.to_string())
+                }
                 Ok(Frame::Close(None)) => End::Closed(1005, String::new()),
                 Ok(_) => continue,
                 Err(Error::Io(error))
@@ -286,7 +322,7 @@ impl Gateway {
             };
             let _ = self.socket.flush();
             self.end = Some(end.clone());
-            return Err(end);
+            return Some(Err(end));
         }
     }
 }
@@ -321,7 +357,8 @@ impl Stream {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let name = "127.0.0.1".try_into().expect("an address is a server name");
-        let connection = ClientConnection::new(Arc::new(config), name).map_err(std::io::Error::other)?;
+        let connection =
+            ClientConnection::new(Arc::new(config), name).map_err(std::io::Error::other)?;
         Ok(Self::Tls(Box::new(StreamOwned::new(connection, tcp))))
     }
 

@@ -55,10 +55,11 @@ impl Media {
     }
 
     /// The same session from a new socket, as after a network change. The old socket stays open.
-    pub fn moved(&mut self) -> Media {
-        let mut moved = Media::new(self.socket.peer_addr().expect("connected"), self.ssrc);
+    pub fn moved(&self) -> Media {
+        let mut moved = Media::new(self.peer(), self.ssrc);
         moved.cipher = self.cipher.clone();
-        (moved.counter, moved.sequence, moved.timestamp) = (self.counter, self.sequence, self.timestamp);
+        (moved.counter, moved.sequence, moved.timestamp) =
+            (self.counter, self.sequence, self.timestamp);
         moved
     }
 
@@ -66,6 +67,12 @@ impl Media {
         self.cipher = Cipher::new(mode, key);
     }
 
+    /// The shard's end.
+    pub fn peer(&self) -> SocketAddr {
+        self.socket.peer_addr().expect("connected")
+    }
+
+    /// This end.
     pub fn address(&self) -> SocketAddr {
         self.socket.local_addr().expect("bound")
     }
@@ -82,7 +89,11 @@ impl Media {
     pub fn discover(&self) -> Discovered {
         self.ask_discovery(self.ssrc);
         let raw = self.receive(WAIT).expect("discovery is answered");
-        assert_eq!((raw.len(), &raw[..4]), (74, &[0, 2, 0, 70][..]), "a discovery response: {raw:?}");
+        assert_eq!(
+            (raw.len(), &raw[..4]),
+            (74, &[0, 2, 0, 70][..]),
+            "a discovery response: {raw:?}"
+        );
         assert_eq!(raw[4..8], self.ssrc.to_be_bytes(), "the SSRC is echoed");
         let text: Vec<u8> = raw[8..72].iter().copied().take_while(|byte| *byte != 0).collect();
         let text = String::from_utf8(text).expect("an address is ASCII");
@@ -138,7 +149,8 @@ impl Media {
         loop {
             let datagram = self.receive(deadline.saturating_duration_since(Instant::now()))?;
             let plain = self.cipher.open(&datagram);
-            let plain = plain.unwrap_or_else(|| panic!("a datagram that does not open: {datagram:x?}"));
+            let plain =
+                plain.unwrap_or_else(|| panic!("a datagram that does not open: {datagram:x?}"));
             if !(192..=223).contains(&plain[1]) {
                 return Some(Rtp::parse(&plain).expect("the server sends well-formed RTP"));
             }

@@ -9,7 +9,8 @@ pub struct Metrics(pub BTreeMap<String, f64>);
 impl Metrics {
     /// Parses the text exposition; panics on a line that is none.
     pub fn parse(text: &str) -> Self {
-        let samples = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let samples =
+            text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         Self(
             samples
                 .map(|line| {
@@ -22,7 +23,8 @@ impl Metrics {
 
     /// Sum over all samples whose text of name and labels contains every part.
     pub fn sum(&self, parts: &[&str]) -> f64 {
-        let matching = self.0.iter().filter(|(name, _)| parts.iter().all(|part| name.contains(part)));
+        let matching =
+            self.0.iter().filter(|(name, _)| parts.iter().all(|part| name.contains(part)));
         matching.map(|(_, value)| value).sum()
     }
 

@@ -25,7 +25,8 @@ impl Proxy {
             for client in listener.incoming().flatten() {
                 let Ok(server) = TcpStream::connect(upstream) else { continue };
                 let _ = (client.set_nodelay(true), server.set_nodelay(true));
-                let clone = |stream: &TcpStream| stream.try_clone().expect("a socket can be cloned");
+                let clone =
+                    |stream: &TcpStream| stream.try_clone().expect("a socket can be cloned");
                 let (from_client, from_server) = (clone(&client), clone(&server));
                 opened.lock().expect("no holder panics").push(clone(&client));
                 thread::spawn(move || pass(from_client, server));

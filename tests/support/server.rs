@@ -150,7 +150,8 @@ impl Server {
         let output = command.output().expect("the binary under test starts");
         assert!(output.status.success(), "stentor grant: {output:?}");
         let grants: Vec<Value> = serde_json::from_slice(&output.stdout).expect("a JSON array");
-        let id = |value: &Value| value.as_str().and_then(|id| id.parse().ok()).expect("a snowflake");
+        let id =
+            |value: &Value| value.as_str().and_then(|id| id.parse().ok()).expect("a snowflake");
         let text = |value: &Value| value.as_str().expect("text").to_owned();
         let grants = grants.iter().map(|grant| Grant {
             endpoint: text(&grant["endpoint"]),
@@ -165,7 +166,8 @@ impl Server {
 
     /// Changes a grant's rules; see protocol.md §6.3.
     pub fn patch(&self, user: u64, fields: Value) {
-        let (status, answer) = self.api("PATCH", &format!("/v1/grants/{GUILD}/{user}"), Some(&fields));
+        let (status, answer) =
+            self.api("PATCH", &format!("/v1/grants/{GUILD}/{user}"), Some(&fields));
         assert_eq!(status, 204, "patch refused: {answer}");
     }
 
