@@ -111,7 +111,7 @@ fn who_joins_later_hears_those_who_speak_and_is_heard() {
 fn who_leaves_is_reported_and_heard_no_more() {
     trusting("who_leaves_is_reported_and_heard_no_more", |state| {
         // songbird leaves without a close frame, which holds its place for the resume window.
-        let server = Server::within(state, &[("RESUME_WINDOW", "1")]);
+        let server = Server::within(state, &[("RESUME_WINDOW", "1s")]);
         on_one_thread(async {
             let mut stays = Voice::join(&server, CHANNEL, 10, VOICES[0]).await;
             let mut leaves = Voice::join(&server, CHANNEL, 11, VOICES[1]).await;

@@ -143,7 +143,7 @@ fn priority_is_relayed_only_with_permission() {
 
 #[test]
 fn a_goodbye_is_told_at_once_and_a_lost_connection_only_when_the_window_is_over() {
-    let server = Server::with(&[("RESUME_WINDOW", "2")]);
+    let server = Server::with(&[("RESUME_WINDOW", "2s")]);
     let mut stays = Client::join(&server, CHANNEL, 10);
     for (user, code) in [(11, 1000), (12, 1001), (13, 4014)] {
         let leaves = Client::join(&server, CHANNEL, user);

@@ -199,7 +199,7 @@ fn a_close_without_a_status_may_be_resumed_and_a_goodbye_may_not() {
 
 #[test]
 fn the_window_ends() {
-    let server = Server::with(&[("RESUME_WINDOW", "1")]);
+    let server = Server::with(&[("RESUME_WINDOW", "1s")]);
     let mut witness = Client::join(&server, CHANNEL, 11);
     let late = Client::join(&server, CHANNEL, 10);
     late.gateway.cut();
