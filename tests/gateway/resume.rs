@@ -90,16 +90,21 @@ fn without_an_acknowledgement_everything_is_replayed_from_ready_on() {
 }
 
 #[test]
-fn what_is_no_longer_buffered_cannot_be_resumed_from() {
+fn what_was_acknowledged_before_cannot_be_resumed_from() {
     let server = Server::start();
-    for ack in [Some(1), Some(-1), None] {
-        let mut away = Client::join(&server, CHANNEL, 10);
-        let last = away.gateway.drain().iter().filter_map(|message| message.seq).max().unwrap_or(2);
-        away.gateway.send(3, json!({ "t": 1, "seq_ack": last.max(2) }));
-        let _ = away.gateway.expect(6);
-        away.gateway.cut();
-        assert_eq!(refused(&server, &away.grant, Door::plain(8), ack), 4006, "seq_ack {ack:?}");
+    let mut other = Client::join(&server, CHANNEL, 11);
+    let mut away = Client::join(&server, CHANNEL, 10);
+    other.speaking(1);
+    let last = away.gateway.expect(5).seq.expect("a number");
+    away.gateway.send(3, json!({ "t": 1, "seq_ack": last }));
+    let _ = away.gateway.expect(6);
+    away.gateway.cut();
+    for ack in [1, 2, 40_000, 70_000] {
+        assert_eq!(refused(&server, &away.grant, Door::plain(8), Some(ack)), 4006, "{ack}");
     }
+    let (_, news) =
+        resume(&server, &away.grant, Door::plain(8), Some(i64::try_from(last).unwrap()));
+    assert_eq!(news[0].op, 9, "the failed attempts have not cost it its session");
 }
 
 #[test]
