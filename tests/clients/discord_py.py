@@ -1,0 +1,137 @@
+"""discord.py's own VoiceClient, driven without a main gateway.
+
+Usage: discord_py.py GRANT FRAMES. GRANT is one object of `stentor grant`, FRAMES a file of Opus
+frames, each behind its length as a big-endian u16. Reads commands from standard input (speak,
+leave), writes one JSON object per event to standard output. The certificate comes from
+SSL_CERT_FILE, as for any user of the library.
+"""
+
+import asyncio
+import json
+import logging
+import struct
+import sys
+import threading
+from types import SimpleNamespace
+
+import aiohttp
+import discord
+from discord.gateway import DiscordClientWebSocketResponse
+from discord.http import HTTPClient
+
+
+def tell(event, **fields):
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+class Frames(discord.AudioSource):
+    """Ready-made Opus frames, one per 20 ms."""
+
+    def __init__(self, path):
+        with open(path, "rb") as file:
+            data = file.read()
+        self.frames = []
+        place = 0
+        while place < len(data):
+            (length,) = struct.unpack_from(">H", data, place)
+            self.frames.append(data[place + 2 : place + 2 + length])
+            place += 2 + length
+        self.next = 0
+
+    def is_opus(self):
+        return True
+
+    def read(self):
+        if self.next == len(self.frames):
+            return b""
+        self.next += 1
+        return self.frames[self.next - 1]
+
+
+class Guild:
+    """Answers a request to join as a backend would: with a voice state and a voice server."""
+
+    def __init__(self, grant):
+        self.id = int(grant["guild_id"])
+        self.grant = grant
+        self.voice = None
+        self.me = SimpleNamespace(voice=None)
+
+    async def change_voice_state(self, *, channel, self_deaf=False, self_mute=False):
+        grant = self.grant
+        state = {"session_id": grant["session_id"], "channel_id": channel and str(channel.id)}
+        server = {
+            "token": grant["token"],
+            "guild_id": grant["guild_id"],
+            "endpoint": grant["endpoint"],
+        }
+
+        async def answer():
+            await self.voice.on_voice_state_update(state)
+            if channel is not None:
+                await self.voice.on_voice_server_update(server)
+
+        asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(answer()))
+
+
+class Channel:
+    def __init__(self, guild, grant):
+        self.id = int(grant["channel_id"])
+        self.guild = guild
+
+    def _get_voice_client_key(self):
+        return self.guild.id, "guild_id"
+
+
+async def session_for(http):
+    """What HTTPClient.static_login makes, without logging in anywhere."""
+    session = aiohttp.ClientSession(ws_response_class=DiscordClientWebSocketResponse)
+    http._HTTPClient__session = session
+    return session
+
+
+def commands(loop):
+    """Lines of standard input; the last one is empty."""
+    queue = asyncio.Queue()
+
+    def read():
+        for line in sys.stdin:
+            loop.call_soon_threadsafe(queue.put_nowait, line.strip())
+        loop.call_soon_threadsafe(queue.put_nowait, "")
+
+    threading.Thread(target=read, daemon=True).start()
+    return queue
+
+
+async def main():
+    grant = json.loads(sys.argv[1])
+    loop = asyncio.get_running_loop()
+    http = HTTPClient(loop)
+    session = await session_for(http)
+    state = SimpleNamespace(
+        loop=loop,
+        http=http,
+        user=SimpleNamespace(id=int(grant["user_id"])),
+        _remove_voice_client=lambda _: None,
+    )
+    guild = Guild(grant)
+    client = SimpleNamespace(_connection=state, loop=loop)
+    voice = discord.VoiceClient(client, Channel(guild, grant))
+    guild.voice = voice
+    await voice.connect(reconnect=True, timeout=30.0)
+    tell("joined", ssrc=voice.ssrc, mode=voice.mode)
+
+    def finished(error):
+        tell("spoken", error=error and repr(error))
+
+    queue = commands(loop)
+    while (command := await queue.get()) == "speak":
+        voice.play(Frames(sys.argv[2]), after=finished)
+    await voice.disconnect()
+    await session.close()
+    tell("left")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    asyncio.run(main())
