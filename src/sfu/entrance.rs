@@ -174,6 +174,7 @@ impl Shard {
         session.away = None;
         let Some(socket) = self.sockets.get_mut(&id) else { return Vec::new() };
         socket.session = Some(index);
+        session.host = Some(socket.connection.address());
         socket.connection.joined(now)
     }
 

@@ -94,7 +94,7 @@ impl Shard {
         let Stream { source, reception, .. } = &mut session.streams[stream_index];
         let transport = self.transports[index.index()].as_mut().ok_or(DropReason::NoKey)?;
         let accepted = match source.check(seq) {
-            Err(reason @ (DropReason::Replayed | DropReason::TooOld)) => return Err(reason),
+            Err(DropReason::Replayed) => return Err(DropReason::Replayed),
             accepted => accepted,
         };
         let opened = transport.open(bytes).map_err(|reason| stranger.unwrap_or(reason))?;
@@ -286,15 +286,17 @@ impl Shard {
         if !session.discoveries.take(now) {
             return Err(DropReason::RequestFlood);
         }
-        let old = session.candidate.replace(path);
         let transport = self.transports[index.index()].as_mut();
-        let followed = transport.is_none_or(|transport| transport.discovered(path));
-        if followed {
-            if let Some(old) = old.filter(|old| old.remote != path.remote) {
-                self.unbind(old.remote, index);
+        let bound = transport.as_ref().and_then(|transport| transport.path()).or(session.candidate);
+        if session.is_plausible(path, bound) {
+            let old = session.candidate.replace(path);
+            if transport.is_none_or(|transport| transport.discovered(path)) {
+                if let Some(old) = old.filter(|old| old.remote != path.remote) {
+                    self.unbind(old.remote, index);
+                }
+                self.by_source.insert(path.remote, index);
+                self.note_connected(index);
             }
-            self.by_source.insert(path.remote, index);
-            self.note_connected(index);
         }
         let mut slot =
             egress.slot(Flow::NONE, path, DISCOVERY_BYTES).ok_or(DropReason::EgressFull)?;

@@ -1,7 +1,10 @@
 //! One participant's stay in a channel, across resumes: what it may do, what it has been told, what it
 //! sends. The part that sealing a packet touches is apart (`transport.rs`). Owned by the shard.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use crate::{
     crypto::{Mode, SecretKey},
@@ -95,6 +98,8 @@ pub struct Session {
     pub position: usize,
     /// Its WebSocket, if it has one.
     pub connection: Option<ConnectionId>,
+    /// Where its WebSocket comes from.
+    pub host: Option<IpAddr>,
     /// Set while it has none.
     pub away: Option<Away>,
     /// Numbered messages it may have missed.
@@ -166,6 +171,7 @@ impl Session {
             channel,
             position,
             connection: None,
+            host: None,
             away: None,
             replay: ReplayBuffer::new(),
             streams,
@@ -201,6 +207,14 @@ impl Session {
     pub fn stream(&self, ssrc: Ssrc) -> Option<usize> {
         let index = ssrc.0.wrapping_sub(self.streams[0].ssrc.0) as usize;
         (index < self.streams.len()).then_some(index)
+    }
+
+    /// Whether discovery from `path` may be this session's own. Every member of the channel knows its
+    /// SSRC, so once it has an address only the host that is there, or that its WebSocket comes from,
+    /// can move it without a key; clients retry from new ports of one host (protocol.md §2.1).
+    pub fn is_plausible(&self, path: Path, bound: Option<Path>) -> bool {
+        let host = path.remote.ip();
+        bound.is_none_or(|bound| bound.remote.ip() == host) || self.host == Some(host)
     }
 
     /// Whether others may hear it.
