@@ -1,6 +1,7 @@
 //! stentor: a self-hosted voice and video server that speaks Discord's voice protocol.
 
 pub mod config;
+pub mod control;
 pub mod crypto;
 pub mod doctor;
 pub mod driver;

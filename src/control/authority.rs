@@ -1,0 +1,746 @@
+//! Who may enter, and where: the decisions of the control thread. Sans-IO: time comes in as values,
+//! commands to shards and public events come out of [`Authority::poll_output`]. Holds the grants,
+//! knows every live session by its serial, and places channels on shards. Driven by `node`.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    net::{IpAddr, Ipv6Addr},
+    time::{Duration, Instant},
+};
+
+use time::OffsetDateTime;
+
+use super::{
+    directory::Directory,
+    event_log::{EventPlace, Occurrence, PublicEvent, Subject},
+    ledger::{Grant, Holder, Ledger, room},
+    throttle::{Rate, Throttle},
+    token,
+};
+use crate::{
+    config::Secret,
+    driver::queues::News,
+    id::{ChannelId, Serial, ServerId, SessionId, ShardId, Token},
+    limits::{GRANTS_MAX, IDENTIFY_TIMEOUT},
+    sfu::{
+        Admission, AdmissionRequest, Command, DisconnectReason, E2ee, Event, Kind, Policy,
+        RoomPolicy, Verdict,
+    },
+    signalling::{CloseCode, Identify, Resume},
+};
+
+/// Identifies of one user on one server from one address: a client that retries is let be, one
+/// without back-off is stopped (protocol.md §8, trap 31). The address is part of the key so that
+/// a stranger cannot use up somebody's attempts.
+const IDENTIFY_RATE: Rate = Rate { burst: 10, refill: Duration::from_secs(1) };
+
+/// Identifies and Resumes from one address that showed wrong credentials: guessing.
+const FAILURE_RATE: Rate = Rate { burst: 30, refill: Duration::from_millis(500) };
+
+/// Keys the rate limits remember: 64 bytes each, so a flood costs a few megabytes.
+const THROTTLE_KEYS_MAX: usize = 65_536;
+
+/// Time in which an admitted connection must have become a session. It has
+/// [`IDENTIFY_TIMEOUT`] from accept and may then move to another shard.
+const ADMISSION_TIMEOUT: Duration = IDENTIFY_TIMEOUT.saturating_add(Duration::from_secs(5));
+
+/// How long a session may stay in its channel when its grant has moved to another one
+/// (protocol.md §6.3).
+const MOVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Within this time changes of who speaks, or watches, become one event (protocol.md §6.3).
+const COALESCE: Duration = Duration::from_millis(200);
+
+/// What the operator decided about admissions.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// How many shards there are.
+    pub shards: usize,
+    /// Key of signed tokens.
+    pub token_key: Secret,
+    /// End-to-end encryption where a signed token lets somebody in: it cannot say.
+    pub e2ee: E2ee,
+    /// Whether `speaking` is published.
+    pub speaking_events: bool,
+}
+
+/// What the authority wants done.
+#[derive(Debug)]
+pub enum Output {
+    /// Send this to that shard.
+    Command(ShardId, Command),
+    /// Tell the backend.
+    Published(PublicEvent),
+}
+
+/// Why a grant is not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GrantRefusal {
+    /// [`GRANTS_MAX`] are stored.
+    #[error("this node stores no more grants")]
+    Full,
+    /// The channel is live as the other kind.
+    #[error("the channel is in use as another kind")]
+    OtherKind,
+    /// The server is stopping.
+    #[error("this node is draining")]
+    Draining,
+}
+
+/// Decides admissions. Four kinds of method: getters; `handle_*` for what shards and the clock
+/// bring; the backend's wishes (`grant`, `set_policy`, `revoke`, `close_room`, `drain`); `poll_*`.
+/// After any of the middle two, take outputs until there are none.
+#[derive(Debug)]
+pub struct Authority {
+    rules: Rules,
+    ledger: Ledger,
+    directory: Directory,
+    sessions: HashMap<Serial, Live>,
+    by_holder: HashMap<Holder, Vec<Serial>>,
+    by_session: HashMap<(ServerId, SessionId), Vec<Serial>>,
+    last_serial: u64,
+    identifies: Throttle<(Holder, IpAddr)>,
+    failures: Throttle<IpAddr>,
+    deadlines: BTreeSet<(Instant, Deadline)>,
+    /// Streams whose viewers changed and are yet to be published.
+    audiences: BTreeSet<ChannelId>,
+    outputs: VecDeque<Output>,
+    draining: bool,
+}
+
+/// A session from its admission to its end.
+#[derive(Debug)]
+struct Live {
+    holder: Holder,
+    session: SessionId,
+    token: Token,
+    kind: Kind,
+    /// The channel as the backend calls it.
+    channel: ChannelId,
+    /// The channel as the shard calls it.
+    room: ChannelId,
+    shard: ShardId,
+    policy: Policy,
+    /// When Ready was sent; `None` while the connection is on its way.
+    identified_at: Option<OffsetDateTime>,
+    /// It was told to end; told again if it turns up after that.
+    closing: Option<(CloseCode, DisconnectReason)>,
+    /// A newer session of the holder is in its place.
+    superseded: bool,
+    /// Its grant moved to another channel: until then it may stay.
+    leave_at: Option<Instant>,
+    /// Speaking flags as published, and as they are if a publication is due.
+    spoke: u32,
+    speaks: Option<u32>,
+}
+
+/// Why to wake. Kept until due; looked at then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Deadline {
+    Admission(Serial),
+    Move(Serial),
+    Speaking(Serial),
+    Viewers(ChannelId),
+}
+
+/// The rights an Identify turned out to have.
+struct Entitlement {
+    kind: Kind,
+    channel: ChannelId,
+    policy: Policy,
+    single_use: bool,
+}
+
+type Refusal = (CloseCode, &'static str);
+
+const UNAUTHENTICATED: Refusal = (CloseCode::AuthenticationFailed, "authentication failed");
+const UNRESUMABLE: Refusal = (CloseCode::SessionInvalid, "session is no longer valid");
+const TOO_FAST: Refusal = (CloseCode::RateLimited, "rate limited");
+const FULL: Refusal = (CloseCode::Disconnected, "the channel is full");
+const STOPPING: Refusal = (CloseCode::ServerCrashed, "the server is stopping");
+
+impl Authority {
+    /// Knows nobody yet.
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            directory: Directory::new(rules.shards),
+            rules,
+            ledger: Ledger::default(),
+            sessions: HashMap::new(),
+            by_holder: HashMap::new(),
+            by_session: HashMap::new(),
+            last_serial: 0,
+            identifies: Throttle::new(IDENTIFY_RATE, THROTTLE_KEYS_MAX),
+            failures: Throttle::new(FAILURE_RATE, THROTTLE_KEYS_MAX),
+            deadlines: BTreeSet::new(),
+            audiences: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            draining: false,
+        }
+    }
+
+    /// Grants stored.
+    pub fn grants(&self) -> usize {
+        self.ledger.len()
+    }
+
+    /// Sessions live or on their way.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Channels live or about to be.
+    pub fn rooms(&self) -> usize {
+        self.directory.channels()
+    }
+
+    /// Whether the server is stopping.
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Where a channel lives.
+    pub fn shard_of(&self, room: ChannelId) -> Option<ShardId> {
+        self.directory.get(room).map(|place| place.shard)
+    }
+
+    /// When the holder's session in that channel became one.
+    pub fn connected_at(&self, holder: Holder, room: ChannelId) -> Option<OffsetDateTime> {
+        self.sessions_of(holder)
+            .filter(|(_, live)| live.room == room)
+            .filter_map(|(_, live)| live.identified_at)
+            .last()
+    }
+
+    /// The rules of the holder's grant, or of its newest session when the grant is used up.
+    pub fn policy(&self, holder: Holder) -> Option<&Policy> {
+        let granted = self.ledger.get(holder).map(|grant| &grant.policy);
+        granted.or_else(|| self.sessions_of(holder).last().map(|(_, live)| &live.policy))
+    }
+
+    /// Takes what one shard says.
+    pub fn handle_news(&mut self, now: Instant, wall: OffsetDateTime, shard: ShardId, news: News) {
+        match news {
+            News::Event(Event::Admission { connection, address, request }) => {
+                let verdict = self
+                    .decide(now, wall, address, &request)
+                    .unwrap_or_else(|(code, why)| Verdict::Refuse { code, why });
+                self.command(shard, Command::Decide { connection, verdict });
+            }
+            News::Event(Event::Identified { serial }) => {
+                self.identified(now, wall, shard, serial);
+            }
+            News::Event(Event::Connected { serial, transport }) => {
+                self.publish_of(wall, serial, |subject| Occurrence::SessionConnected {
+                    subject,
+                    transport,
+                });
+            }
+            News::Event(Event::Disconnected { serial, reason, close_code }) => {
+                self.end(now, wall, serial, reason, close_code);
+            }
+            News::Event(Event::Speaking { serial, flags }) => self.spoke(now, serial, flags),
+            News::Event(Event::Video { serial, active }) => {
+                self.publish_of(wall, serial, |subject| Occurrence::Video { subject, active });
+            }
+            News::Restarted => self.restarted(now, wall, shard),
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant, wall: OffsetDateTime) {
+        self.ledger.expire(wall);
+        while let Some(&(at, deadline)) = self.deadlines.first()
+            && at <= now
+        {
+            self.deadlines.pop_first();
+            match deadline {
+                Deadline::Admission(serial) => {
+                    if self.sessions.get(&serial).is_some_and(|live| live.identified_at.is_none()) {
+                        self.end(now, wall, serial, DisconnectReason::ClientLeft, 1006);
+                    }
+                }
+                Deadline::Move(serial) => {
+                    let live = self.sessions.get(&serial);
+                    if live.is_some_and(|live| live.leave_at.is_some_and(|end| end <= now)) {
+                        self.close(serial, CloseCode::Disconnected, DisconnectReason::Kicked);
+                    }
+                }
+                Deadline::Speaking(serial) => self.publish_speaking(wall, serial),
+                Deadline::Viewers(room) => self.publish_viewers(wall, room),
+            }
+        }
+    }
+
+    /// Stores a grant; tells whether it replaced one. A live session of the holder follows it: in
+    /// the same channel it gets the new rules at once, in another one it must leave soon.
+    pub fn grant(
+        &mut self,
+        now: Instant,
+        wall: OffsetDateTime,
+        holder: Holder,
+        grant: Grant,
+    ) -> Result<bool, GrantRefusal> {
+        if self.draining {
+            return Err(GrantRefusal::Draining);
+        }
+        self.ledger.expire(wall);
+        let room = grant.room(holder.server);
+        if self.directory.get(room).is_some_and(|place| place.kind != grant.kind) {
+            return Err(GrantRefusal::OtherKind);
+        }
+        let replaced = self.ledger.get(holder).is_some();
+        if !replaced && self.ledger.len() >= GRANTS_MAX {
+            return Err(GrantRefusal::Full);
+        }
+        let serials: Vec<Serial> = self.sessions_of(holder).map(|(serial, _)| serial).collect();
+        for serial in serials {
+            let Some(live) = self.sessions.get_mut(&serial) else { continue };
+            if live.room == room {
+                live.leave_at = None;
+                self.update(serial, &grant.policy);
+            } else if live.leave_at.is_none() {
+                live.leave_at = Some(now + MOVE_TIMEOUT);
+                self.deadlines.insert((now + MOVE_TIMEOUT, Deadline::Move(serial)));
+            }
+        }
+        self.ledger.put(holder, grant);
+        Ok(replaced)
+    }
+
+    /// Gives the holder's grant and sessions other rules, at once.
+    pub fn set_policy(&mut self, holder: Holder, policy: &Policy) {
+        self.ledger.set_policy(holder, policy);
+        let serials: Vec<Serial> = self.sessions_of(holder).map(|(serial, _)| serial).collect();
+        for serial in serials {
+            self.update(serial, policy);
+        }
+    }
+
+    /// Takes the holder's grant away and ends its sessions; tells whether there was either.
+    pub fn revoke(&mut self, holder: Holder, code: CloseCode) -> bool {
+        let had_grant = self.ledger.remove(holder).is_some();
+        let serials: Vec<Serial> = self.sessions_of(holder).map(|(serial, _)| serial).collect();
+        for &serial in &serials {
+            self.close(serial, code, DisconnectReason::Kicked);
+        }
+        had_grant || !serials.is_empty()
+    }
+
+    /// Ends a channel for everyone and takes its grants away; tells whether there was anything.
+    pub fn close_room(&mut self, room: ChannelId, code: CloseCode) -> bool {
+        let had_grants = self.ledger.remove_room(room) > 0;
+        self.end_room(room, code, DisconnectReason::RoomClosed) || had_grants
+    }
+
+    /// Sends everyone in a channel away to come back, elsewhere or here: the grants stay. Tells
+    /// whether the channel was live.
+    pub fn migrate_room(&mut self, room: ChannelId, code: CloseCode) -> bool {
+        self.end_room(room, code, DisconnectReason::Shutdown)
+    }
+
+    /// Lets nobody in from now on and sends everyone away: the server is stopping.
+    pub fn drain(&mut self, wall: OffsetDateTime) {
+        if std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        self.publish(wall, Occurrence::NodeDraining {});
+        for index in 0..self.rules.shards {
+            let shard = ShardId(u16::try_from(index).expect("shards are numbered in 16 bits"));
+            self.command(shard, Command::Drain { code: CloseCode::ServerCrashed });
+        }
+    }
+
+    /// When [`Authority::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn decide(
+        &mut self,
+        now: Instant,
+        wall: OffsetDateTime,
+        address: IpAddr,
+        request: &AdmissionRequest,
+    ) -> Result<Verdict, Refusal> {
+        if self.draining {
+            return Err(STOPPING);
+        }
+        let address = network_of(address);
+        // Before anything is compared: guesses must not go on at full speed.
+        if !self.failures.allows(now, &address) {
+            return Err(TOO_FAST);
+        }
+        let verdict = match request {
+            AdmissionRequest::Identify(identify) => self.admit(now, wall, address, identify),
+            AdmissionRequest::Resume(resume) => self.resume(resume),
+        };
+        if matches!(verdict, Err(UNAUTHENTICATED | UNRESUMABLE)) {
+            self.failures.take(now, address);
+        }
+        verdict
+    }
+
+    fn admit(
+        &mut self,
+        now: Instant,
+        wall: OffsetDateTime,
+        address: IpAddr,
+        identify: &Identify,
+    ) -> Result<Verdict, Refusal> {
+        let holder = Holder { server: identify.server, user: identify.user };
+        if !self.identifies.take(now, (holder, address)) {
+            return Err(TOO_FAST);
+        }
+        let Entitlement { kind, channel, policy, single_use } =
+            self.entitlement(wall, holder, identify).ok_or(UNAUTHENTICATED)?;
+        let room = room(kind, holder.server, channel);
+        if self.directory.get(room).is_some_and(|place| place.kind != kind) {
+            return Err(UNAUTHENTICATED);
+        }
+        if self.is_full(holder, room, &policy) {
+            return Err(FULL);
+        }
+        if single_use {
+            self.ledger.remove(holder);
+        }
+        self.last_serial += 1;
+        let serial = Serial(self.last_serial);
+        let shard = self.directory.enter(room, kind, serial);
+        let admission = Admission {
+            serial,
+            kind,
+            server: holder.server,
+            channel: room,
+            user: holder.user,
+            session: identify.session.clone(),
+            token: identify.token.clone(),
+            policy: policy.clone(),
+        };
+        self.by_holder.entry(holder).or_default().push(serial);
+        let key = (holder.server, identify.session.clone());
+        self.by_session.entry(key).or_default().push(serial);
+        self.deadlines.insert((now + ADMISSION_TIMEOUT, Deadline::Admission(serial)));
+        let live = Live {
+            holder,
+            session: identify.session.clone(),
+            token: identify.token.clone(),
+            kind,
+            channel,
+            room,
+            shard,
+            policy,
+            identified_at: None,
+            closing: None,
+            superseded: false,
+            leave_at: None,
+            spoke: 0,
+            speaks: None,
+        };
+        self.sessions.insert(serial, live);
+        Ok(Verdict::Join { shard, admission: Box::new(admission) })
+    }
+
+    /// What the Identify may do by its grant, else by its signed token.
+    fn entitlement(
+        &self,
+        wall: OffsetDateTime,
+        holder: Holder,
+        identify: &Identify,
+    ) -> Option<Entitlement> {
+        let granted = self.ledger.get(holder).filter(|grant| {
+            let is_token = grant.token == identify.token;
+            let is_channel = grant.kind == Kind::Stream
+                || identify.channel.is_none_or(|channel| channel == grant.channel);
+            is_token
+                && grant.session == identify.session
+                && is_channel
+                && !grant.has_expired(wall)
+                && grant.policy.permissions.connect
+        });
+        if let Some(grant) = granted {
+            return Some(Entitlement {
+                kind: grant.kind,
+                channel: grant.channel,
+                policy: grant.policy.clone(),
+                single_use: grant.single_use,
+            });
+        }
+        if !token::is_signed(&identify.token) {
+            return None;
+        }
+        let claims = token::verify(&self.rules.token_key, &identify.token, wall).ok()?;
+        let permissions = claims.permissions.unwrap_or_default();
+        let is_theirs = claims.server == identify.server
+            && claims.user == identify.user
+            && claims.session == identify.session;
+        (is_theirs && permissions.connect).then(|| Entitlement {
+            kind: claims.kind,
+            channel: claims.channel,
+            policy: Policy {
+                permissions,
+                room: RoomPolicy { e2ee: self.rules.e2ee, ..RoomPolicy::default() },
+                ..Policy::default()
+            },
+            single_use: false,
+        })
+    }
+
+    /// Whether the channel has no place for one more holder. Who is in it already gives up that
+    /// place, so it does not count.
+    fn is_full(&self, holder: Holder, room: ChannelId, policy: &Policy) -> bool {
+        if !self.directory.has_place(room) {
+            return true;
+        }
+        let Some(place) = self.directory.get(room) else { return false };
+        let there =
+            |who: Holder| self.sessions_of(who).filter(|(_, live)| live.room == room).count();
+        let others = place.sessions.len() - there(holder);
+        let user_limit = policy.room.user_limit as usize;
+        if user_limit > 0 && others >= user_limit {
+            return true;
+        }
+        let Some(stream) = &policy.stream else { return false };
+        let owner = Holder { server: holder.server, user: stream.owner_id };
+        let viewer_limit = stream.viewer_limit as usize;
+        viewer_limit > 0 && holder != owner && others - there(owner) >= viewer_limit
+    }
+
+    fn resume(&self, resume: &Resume) -> Result<Verdict, Refusal> {
+        let key = (resume.server, resume.session.clone());
+        let serials = self.by_session.get(&key).map_or(&[][..], Vec::as_slice);
+        let mut candidates = serials.iter().rev().filter_map(|serial| {
+            let live = self.sessions.get(serial)?;
+            let is_channel = live.kind == Kind::Stream
+                || resume.channel.is_none_or(|channel| channel == live.channel);
+            (live.token == resume.token
+                && is_channel
+                && live.identified_at.is_some()
+                && live.closing.is_none()
+                && !live.superseded)
+                .then_some(Verdict::Resume { shard: live.shard, serial: *serial })
+        });
+        candidates.next().ok_or(UNRESUMABLE)
+    }
+
+    fn identified(&mut self, now: Instant, wall: OffsetDateTime, shard: ShardId, serial: Serial) {
+        let Some(live) = self.sessions.get_mut(&serial) else {
+            // It took longer than its admission lasted, and its place may be taken.
+            let (code, reason) = (CloseCode::SessionInvalid, DisconnectReason::Shutdown);
+            return self.command(shard, Command::Close { serial, code, reason });
+        };
+        live.identified_at = Some(wall);
+        let (holder, room, closing) = (live.holder, live.room, live.closing);
+        let subject = live.subject();
+        if self.directory.open(room) {
+            self.publish(wall, Occurrence::RoomOpened { place: subject.place });
+        }
+        self.publish(wall, Occurrence::SessionIdentified { subject });
+        self.audience_changed(now, room);
+        if let Some((code, reason)) = closing {
+            return self.command(shard, Command::Close { serial, code, reason });
+        }
+
+        // Newest wins. Within one channel the shard sees to it by itself when the newer one joins.
+        let others: Vec<(Serial, ChannelId, bool)> = self
+            .sessions_of(holder)
+            .filter(|(other, _)| *other != serial)
+            .map(|(other, live)| (other, live.room, live.identified_at.is_some()))
+            .collect();
+        for (other, other_room, other_identified) in others {
+            let older = if other < serial {
+                other
+            } else if other_identified {
+                serial
+            } else {
+                continue;
+            };
+            if let Some(live) = self.sessions.get_mut(&older) {
+                live.superseded = true;
+            }
+            if other_room != room {
+                self.close(older, CloseCode::Disconnected, DisconnectReason::Replaced);
+            }
+        }
+    }
+
+    fn end(
+        &mut self,
+        now: Instant,
+        wall: OffsetDateTime,
+        serial: Serial,
+        reason: DisconnectReason,
+        close_code: u16,
+    ) {
+        let Some(live) = self.sessions.remove(&serial) else { return };
+        forget(&mut self.by_holder, &live.holder, serial);
+        forget(&mut self.by_session, &(live.holder.server, live.session.clone()), serial);
+        let subject = live.subject();
+        let place = subject.place;
+        if live.identified_at.is_some() {
+            let what = Occurrence::SessionDisconnected { subject, reason, close_code };
+            self.publish(wall, what);
+        }
+        match self.directory.leave(live.room, serial) {
+            Some(left) if left.opened => self.publish(wall, Occurrence::RoomEmpty { place }),
+            Some(_) => {}
+            None => self.audience_changed(now, live.room),
+        }
+    }
+
+    fn restarted(&mut self, now: Instant, wall: OffsetDateTime, shard: ShardId) {
+        let there = self.sessions.iter().filter(|(_, live)| live.shard == shard);
+        let mut serials: Vec<Serial> = there.map(|(serial, _)| *serial).collect();
+        serials.sort_unstable();
+        for serial in serials {
+            let code = CloseCode::ServerCrashed.code();
+            self.end(now, wall, serial, DisconnectReason::Shutdown, code);
+        }
+    }
+
+    fn end_room(&mut self, room: ChannelId, code: CloseCode, reason: DisconnectReason) -> bool {
+        let Some(place) = self.directory.get(room) else { return false };
+        let shard = place.shard;
+        for serial in &place.sessions {
+            if let Some(live) = self.sessions.get_mut(serial) {
+                live.closing.get_or_insert((code, reason));
+            }
+        }
+        self.command(shard, Command::CloseChannel { channel: room, code, reason });
+        true
+    }
+
+    /// Ends a session, once; if its connection is still on its way, again when it arrives.
+    fn close(&mut self, serial: Serial, code: CloseCode, reason: DisconnectReason) {
+        let Some(live) = self.sessions.get_mut(&serial) else { return };
+        if live.closing.is_none() {
+            live.closing = Some((code, reason));
+            let shard = live.shard;
+            self.command(shard, Command::Close { serial, code, reason });
+        }
+    }
+
+    fn update(&mut self, serial: Serial, policy: &Policy) {
+        let Some(live) = self.sessions.get_mut(&serial) else { return };
+        if live.policy != *policy {
+            live.policy = policy.clone();
+            let shard = live.shard;
+            self.command(shard, Command::Update { serial, policy: Box::new(policy.clone()) });
+        }
+    }
+
+    fn spoke(&mut self, now: Instant, serial: Serial, flags: u32) {
+        if !self.rules.speaking_events {
+            return;
+        }
+        let Some(live) = self.sessions.get_mut(&serial) else { return };
+        if live.speaks.replace(flags).is_none() {
+            self.deadlines.insert((now + COALESCE, Deadline::Speaking(serial)));
+        }
+    }
+
+    fn publish_speaking(&mut self, wall: OffsetDateTime, serial: Serial) {
+        let Some(live) = self.sessions.get_mut(&serial) else { return };
+        if let Some(flags) = live.speaks.take()
+            && flags != std::mem::replace(&mut live.spoke, flags)
+        {
+            self.publish_of(wall, serial, |subject| Occurrence::Speaking { subject, flags });
+        }
+    }
+
+    fn audience_changed(&mut self, now: Instant, room: ChannelId) {
+        let is_stream = self.directory.get(room).is_some_and(|place| place.kind == Kind::Stream);
+        if is_stream && self.audiences.insert(room) {
+            self.deadlines.insert((now + COALESCE, Deadline::Viewers(room)));
+        }
+    }
+
+    fn publish_viewers(&mut self, wall: OffsetDateTime, room: ChannelId) {
+        self.audiences.remove(&room);
+        let Some(place) = self.directory.get(room) else { return };
+        let present = place
+            .sessions
+            .iter()
+            .filter_map(|serial| self.sessions.get(serial))
+            .filter(|live| live.identified_at.is_some() && !live.superseded);
+        let viewers = present.clone().filter(|live| {
+            let stream = live.policy.stream.as_ref();
+            stream.is_none_or(|stream| stream.owner_id != live.holder.user)
+        });
+        let viewer_ids = viewers.map(|live| live.holder.user).collect();
+        let place = present.map(|live| live.subject().place).next();
+        if let Some(place) = place {
+            self.publish(wall, Occurrence::StreamViewers { place, viewer_ids });
+        }
+    }
+
+    /// Publishes something about an identified session.
+    fn publish_of(
+        &mut self,
+        wall: OffsetDateTime,
+        serial: Serial,
+        what: impl FnOnce(Subject) -> Occurrence,
+    ) {
+        let live = self.sessions.get(&serial).filter(|live| live.identified_at.is_some());
+        if let Some(subject) = live.map(Live::subject) {
+            self.publish(wall, what(subject));
+        }
+    }
+
+    fn publish(&mut self, wall: OffsetDateTime, what: Occurrence) {
+        self.outputs.push_back(Output::Published(PublicEvent { at: wall, what }));
+    }
+
+    fn command(&mut self, shard: ShardId, command: Command) {
+        self.outputs.push_back(Output::Command(shard, command));
+    }
+
+    /// The holder's sessions, oldest first.
+    fn sessions_of(&self, holder: Holder) -> impl Iterator<Item = (Serial, &Live)> {
+        let serials = self.by_holder.get(&holder).map_or(&[][..], Vec::as_slice);
+        serials.iter().filter_map(|serial| Some((*serial, self.sessions.get(serial)?)))
+    }
+}
+
+impl Live {
+    fn subject(&self) -> Subject {
+        Subject {
+            place: EventPlace {
+                kind: self.kind,
+                server_id: self.holder.server,
+                channel_id: self.channel,
+            },
+            user_id: self.holder.user,
+            session_id: self.session.clone(),
+        }
+    }
+}
+
+fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, Vec<Serial>>, key: &K, serial: Serial) {
+    if let Some(serials) = index.get_mut(key) {
+        serials.retain(|other| *other != serial);
+        if serials.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+/// Whom to count an address as: an IPv6 user commands at least a /64.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+#[path = "authority_tests.rs"]
+mod tests;

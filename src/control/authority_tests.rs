@@ -1,0 +1,615 @@
+use super::*;
+use crate::{
+    control::token::Claims,
+    id::{ConnectionId, UserId},
+    sfu::StreamPolicy,
+};
+
+const SERVER: ServerId = ServerId(1);
+
+fn rules() -> Rules {
+    Rules {
+        shards: 2,
+        token_key: Secret::new(vec![7; 32]),
+        e2ee: E2ee::Required,
+        speaking_events: true,
+    }
+}
+
+/// An authority, a clock, and what came out in a form that reads in a table.
+struct World {
+    authority: Authority,
+    now: Instant,
+    wall: OffsetDateTime,
+    asked: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let wall = OffsetDateTime::from_unix_timestamp(1_000_000).unwrap();
+        Self { authority: Authority::new(rules()), now: Instant::now(), wall, asked: 0 }
+    }
+
+    fn outputs(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.authority.poll_output()).map(render).collect()
+    }
+
+    /// Turns the clock to every deadline up to so much later.
+    fn wait(&mut self, ms: u64) -> Vec<String> {
+        let end = self.now + Duration::from_millis(ms);
+        let wall_end = self.wall + Duration::from_millis(ms);
+        while let Some(at) = self.authority.poll_timeout().filter(|at| *at <= end) {
+            self.authority.handle_timeout(at, wall_end);
+        }
+        self.authority.handle_timeout(end, wall_end);
+        (self.now, self.wall) = (end, wall_end);
+        self.outputs()
+    }
+
+    fn grant(&mut self, user: u64, channel: u64) -> Vec<String> {
+        self.put(user, grant(user, channel));
+        self.outputs()
+    }
+
+    fn put(&mut self, user: u64, grant: Grant) -> bool {
+        self.authority.grant(self.now, self.wall, holder(user), grant).unwrap()
+    }
+
+    fn tell(&mut self, shard: u16, event: Event) -> Vec<String> {
+        self.authority.handle_news(self.now, self.wall, ShardId(shard), News::Event(event));
+        self.outputs()
+    }
+
+    fn ask_from(&mut self, address: &str, request: AdmissionRequest) -> Vec<String> {
+        self.asked += 1;
+        let connection = ConnectionId(self.asked);
+        let address = address.parse().unwrap();
+        self.tell(0, Event::Admission { connection, address, request })
+    }
+
+    fn ask(&mut self, identify: Identify) -> Vec<String> {
+        self.ask_from("192.0.2.1", AdmissionRequest::Identify(identify))
+    }
+
+    fn resume(&mut self, resume: Resume) -> Vec<String> {
+        self.ask_from("192.0.2.1", AdmissionRequest::Resume(resume))
+    }
+
+    /// Grants, identifies and arrives; the session's serial.
+    fn join(&mut self, user: u64, channel: u64) -> Serial {
+        self.grant(user, channel);
+        self.enter(user, user)
+    }
+
+    /// Identifies from an address of its own and arrives.
+    fn enter(&mut self, user: u64, from: u64) -> Serial {
+        let identify = AdmissionRequest::Identify(identify(user));
+        let answer = self.ask_from(&format!("10.0.0.{from}"), identify);
+        assert!(answer[0].contains("join"), "{answer:?}");
+        let serial = Serial(self.authority.last_serial);
+        self.tell(0, Event::Identified { serial });
+        serial
+    }
+
+    fn leave(&mut self, serial: Serial, reason: DisconnectReason) -> Vec<String> {
+        self.tell(0, Event::Disconnected { serial, reason, close_code: 1000 })
+    }
+
+    fn assert_empty(&self) {
+        let authority = &self.authority;
+        assert_eq!((authority.sessions(), authority.rooms()), (0, 0));
+        assert!(authority.by_holder.is_empty() && authority.by_session.is_empty());
+        assert!(authority.audiences.is_empty());
+    }
+}
+
+fn render(output: Output) -> String {
+    match output {
+        Output::Published(event) => {
+            let json = serde_json::to_value(event).unwrap();
+            let mut text = json["type"].as_str().unwrap().to_owned();
+            for key in
+                ["user_id", "channel_id", "transport", "reason", "flags", "active", "viewer_ids"]
+            {
+                if let Some(value) = json.get(key) {
+                    text += &format!(" {}", value.to_string().replace('"', ""));
+                }
+            }
+            text
+        }
+        Output::Command(shard, command) => {
+            let what = match command {
+                Command::Decide { connection, verdict } => {
+                    let verdict = match verdict {
+                        Verdict::Join { shard, admission } => format!(
+                            "join {} in {} on {shard}",
+                            admission.serial.0, admission.channel
+                        ),
+                        Verdict::Resume { shard, serial } => {
+                            format!("resume {} on {shard}", serial.0)
+                        }
+                        Verdict::Refuse { code, why } => format!("refuse {} {why}", code.code()),
+                    };
+                    format!("decide {}: {verdict}", connection.0)
+                }
+                Command::Update { serial, policy } => {
+                    format!("update {} mute={}", serial.0, policy.state.mute)
+                }
+                Command::Close { serial, code, reason } => {
+                    format!("close {} {} {reason:?}", serial.0, code.code())
+                }
+                Command::CloseChannel { channel, code, reason } => {
+                    format!("close channel {channel} {} {reason:?}", code.code())
+                }
+                Command::Drain { code } => format!("drain {}", code.code()),
+            };
+            format!("{shard}> {what}")
+        }
+    }
+}
+
+fn holder(user: u64) -> Holder {
+    Holder { server: SERVER, user: UserId(user) }
+}
+
+fn grant(user: u64, channel: u64) -> Grant {
+    Grant {
+        kind: Kind::Voice,
+        channel: ChannelId(channel),
+        session: SessionId(format!("session{user}").into()),
+        token: Token::new(format!("token{user}")),
+        expires_at: None,
+        single_use: false,
+        policy: Policy::default(),
+    }
+}
+
+fn identify(user: u64) -> Identify {
+    Identify {
+        server: SERVER,
+        channel: None,
+        user: UserId(user),
+        session: SessionId(format!("session{user}").into()),
+        token: Token::new(format!("token{user}")),
+        video: false,
+        streams: Vec::new(),
+        dave_max: 1,
+    }
+}
+
+fn resume(user: u64) -> Resume {
+    let Identify { server, channel, session, token, .. } = identify(user);
+    Resume { server, channel, session, token, seq_ack: None }
+}
+
+#[test]
+fn an_identify_that_matches_its_grant_joins_and_leaves_nothing_behind() {
+    let mut world = World::new();
+    assert!(world.grant(7, 50).is_empty());
+    assert_eq!(world.ask(identify(7)), ["0> decide 1: join 1 in 50 on 0"]);
+    let serial = Serial(1);
+    assert_eq!(
+        world.tell(0, Event::Identified { serial }),
+        ["room.opened 50", "session.identified 7 50"]
+    );
+    assert_eq!(world.authority.shard_of(ChannelId(50)), Some(ShardId(0)));
+    assert_eq!(world.authority.connected_at(holder(7), ChannelId(50)), Some(world.wall));
+    assert_eq!(
+        world.tell(0, Event::Connected { serial, transport: "udp" }),
+        ["session.connected 7 50 udp"]
+    );
+    assert_eq!(world.tell(0, Event::Video { serial, active: true }), ["video 7 50 true"]);
+    assert_eq!(
+        world.leave(serial, DisconnectReason::ClientLeft),
+        ["session.disconnected 7 50 client_left", "room.empty 50"]
+    );
+    assert!(world.leave(serial, DisconnectReason::ClientLeft).is_empty(), "only once");
+    assert!(world.wait(60_000).is_empty());
+    world.assert_empty();
+}
+
+#[test]
+fn an_identify_that_differs_in_anything_is_refused() {
+    let refused = "refuse 4004 authentication failed";
+    let wrong: [fn(&mut Identify); 6] = [
+        |identify| identify.server = ServerId(2),
+        |identify| identify.user = UserId(8),
+        |identify| identify.session = SessionId("other".into()),
+        |identify| identify.token = Token::new("other"),
+        |identify| identify.token = Token::new(""),
+        |identify| identify.channel = Some(ChannelId(51)),
+    ];
+    for (index, wrong) in wrong.into_iter().enumerate() {
+        let mut world = World::new();
+        world.grant(7, 50);
+        let mut identify = identify(7);
+        wrong(&mut identify);
+        assert_eq!(world.ask(identify), [format!("0> decide 1: {refused}")], "{index}");
+        world.assert_empty();
+    }
+    let mut world = World::new();
+    world.grant(7, 50);
+    let right = Identify { channel: Some(ChannelId(50)), ..identify(7) };
+    assert_eq!(world.ask(right), ["0> decide 1: join 1 in 50 on 0"]);
+}
+
+#[test]
+fn a_grant_must_be_in_time_and_allow_connecting() {
+    let ends = |wall: OffsetDateTime, s: i64| Some(wall + time::Duration::seconds(s));
+    let mut world = World::new();
+    let late = Grant { expires_at: ends(world.wall, -1), ..grant(1, 50) };
+    let in_time = Grant { expires_at: ends(world.wall, 0), ..grant(2, 50) };
+    let mut forbidden = grant(3, 50);
+    forbidden.policy.permissions.connect = false;
+    for (user, grant, answer) in [
+        (1, late, "refuse 4004 authentication failed"),
+        (2, in_time, "join 1 in 50 on 0"),
+        (3, forbidden, "refuse 4004 authentication failed"),
+    ] {
+        world.put(user, grant);
+        assert_eq!(world.ask(identify(user)), [format!("0> decide {user}: {answer}")]);
+    }
+    // The end of a grant bounds the Identify, not the session.
+    world.tell(0, Event::Identified { serial: Serial(1) });
+    world.wait(5_000);
+    assert_eq!(world.authority.grants(), 1, "only the one without an end is left");
+    assert_eq!(world.resume(resume(2)), ["0> decide 4: resume 1 on 0"]);
+}
+
+#[test]
+fn a_single_use_grant_lets_in_once_but_its_session_resumes() {
+    let mut world = World::new();
+    world.put(7, Grant { single_use: true, ..grant(7, 50) });
+    let serial = world.enter(7, 1);
+    assert_eq!(world.ask(identify(7)), ["0> decide 2: refuse 4004 authentication failed"]);
+    assert_eq!(world.resume(resume(7)), [format!("0> decide 3: resume {} on 0", serial.0)]);
+    assert!(world.authority.policy(holder(7)).is_some(), "the session still has rules");
+}
+
+#[test]
+fn a_signed_token_lets_in_with_its_own_channel() {
+    let claims = Claims {
+        version: 1,
+        kind: Kind::Voice,
+        server: SERVER,
+        channel: ChannelId(50),
+        user: UserId(7),
+        session: SessionId("session7".into()),
+        expires: 1_000_000,
+        token: "j".into(),
+        permissions: None,
+    };
+    let ask = |claims: &Claims, key: u8| {
+        let mut world = World::new();
+        let token = token::mint(&Secret::new(vec![key; 32]), claims);
+        let channel = Some(ChannelId(51));
+        let answer = world.ask(Identify { token, channel, ..identify(7) });
+        let policy = world.authority.policy(holder(7)).cloned();
+        (answer[0].clone(), policy)
+    };
+    let (answer, policy) = ask(&claims, 7);
+    assert_eq!(answer, "0> decide 1: join 1 in 50 on 0");
+    assert_eq!(policy.unwrap().room.e2ee, E2ee::Required, "the operator's default");
+
+    let refused = "0> decide 1: refuse 4004 authentication failed";
+    assert_eq!(ask(&claims, 8).0, refused);
+    let no_connect = Some(crate::sfu::Permissions { connect: false, ..Default::default() });
+    for wrong in [
+        Claims { server: ServerId(2), ..claims.clone() },
+        Claims { user: UserId(8), ..claims.clone() },
+        Claims { session: SessionId("other".into()), ..claims.clone() },
+        Claims { expires: 999_999, ..claims.clone() },
+        Claims { permissions: no_connect, ..claims.clone() },
+    ] {
+        assert_eq!(ask(&wrong, 7).0, refused, "{wrong:?}");
+    }
+}
+
+#[test]
+fn fresh_channels_take_different_shards_and_a_live_one_keeps_its_own() {
+    let mut world = World::new();
+    for (user, channel) in [(1, 50), (2, 51), (3, 50), (4, 52)] {
+        world.grant(user, channel);
+    }
+    assert_eq!(world.ask(identify(1)), ["0> decide 1: join 1 in 50 on 0"]);
+    assert_eq!(world.ask(identify(2)), ["0> decide 2: join 2 in 51 on 1"]);
+    assert_eq!(world.ask(identify(3)), ["0> decide 3: join 3 in 50 on 0"], "still under way");
+    assert_eq!(world.ask(identify(4)), ["0> decide 4: join 4 in 52 on 1"]);
+}
+
+#[test]
+fn an_admission_nobody_follows_up_frees_its_place() {
+    let mut world = World::new();
+    world.grant(7, 50);
+    world.ask(identify(7));
+    assert!(world.wait(14_999).is_empty());
+    assert_eq!(world.authority.rooms(), 1);
+    assert!(world.wait(1).is_empty(), "nobody was told it came, so nobody is told it went");
+    world.assert_empty();
+    assert_eq!(
+        world.tell(0, Event::Identified { serial: Serial(1) }),
+        ["0> close 1 4006 Shutdown"],
+        "too late"
+    );
+}
+
+#[test]
+fn a_full_channel_refuses_strangers_but_not_its_own_members() {
+    let mut world = World::new();
+    for user in 1..=3 {
+        let mut grant = grant(user, 50);
+        grant.policy.room.user_limit = 2;
+        world.put(user, grant);
+    }
+    world.enter(1, 1);
+    let second = world.enter(2, 2);
+    assert_eq!(world.ask(identify(3)), ["0> decide 3: refuse 4014 the channel is full"]);
+    assert_eq!(world.ask(identify(2)), ["0> decide 4: join 3 in 50 on 0"]);
+    world.leave(second, DisconnectReason::Replaced);
+    world.tell(0, Event::Identified { serial: Serial(3) });
+    world.leave(Serial(3), DisconnectReason::ClientLeft);
+    assert_eq!(world.ask(identify(3)), ["0> decide 5: join 4 in 50 on 0"]);
+}
+
+#[test]
+fn a_stream_has_room_for_its_owner_beside_its_viewers() {
+    let mut world = World::new();
+    for user in 1..=3 {
+        let mut grant = Grant { kind: Kind::Stream, ..grant(user, 99) };
+        grant.policy.stream = Some(StreamPolicy {
+            stream_key: "guild:1:2:3".into(),
+            owner_id: UserId(3),
+            viewer_limit: 1,
+            paused: false,
+        });
+        world.put(user, grant);
+    }
+    let viewer = world.enter(1, 1);
+    assert_eq!(world.ask(identify(2)), ["0> decide 2: refuse 4014 the channel is full"]);
+    world.enter(3, 3);
+    assert_eq!(world.wait(200), ["stream.viewers 99 [1]"]);
+    assert_eq!(world.authority.shard_of(ChannelId(SERVER.0)), Some(ShardId(0)));
+    world.leave(viewer, DisconnectReason::ClientLeft);
+    assert_eq!(world.wait(200), ["stream.viewers 99 []"]);
+}
+
+#[test]
+fn the_newer_session_replaces_the_older() {
+    // In one channel the shard does it by itself.
+    let mut world = World::new();
+    let old = world.join(7, 50);
+    assert_eq!(world.ask(identify(7)), ["0> decide 2: join 2 in 50 on 0"]);
+    assert_eq!(world.tell(0, Event::Identified { serial: Serial(2) }), ["session.identified 7 50"]);
+    assert_eq!(world.resume(resume(7)), ["0> decide 3: resume 2 on 0"], "never the older one");
+    assert_eq!(
+        world.leave(old, DisconnectReason::Replaced),
+        ["session.disconnected 7 50 replaced"],
+        "the channel is not empty"
+    );
+
+    // Across channels it is told to, when the newer one has arrived.
+    world.join(8, 60);
+    assert!(world.grant(7, 60).is_empty());
+    assert_eq!(world.ask(identify(7)), ["0> decide 5: join 4 in 60 on 1"]);
+    assert_eq!(
+        world.tell(1, Event::Identified { serial: Serial(4) }),
+        ["session.identified 7 60", "0> close 2 4014 Replaced"]
+    );
+    assert!(world.wait(60_000).is_empty(), "the move's own deadline adds nothing");
+}
+
+#[test]
+fn an_older_session_that_arrives_late_gives_way() {
+    let mut world = World::new();
+    world.grant(7, 50);
+    world.ask(identify(7));
+    world.grant(7, 51);
+    world.ask(identify(7));
+    world.tell(1, Event::Identified { serial: Serial(2) });
+    let late = world.tell(0, Event::Identified { serial: Serial(1) });
+    assert_eq!(late.last().unwrap(), "0> close 1 4014 Replaced");
+    assert_eq!(world.resume(resume(7)), ["0> decide 3: resume 2 on 1"]);
+}
+
+#[test]
+fn a_moved_grant_ends_the_old_session_after_five_seconds() {
+    let mut world = World::new();
+    world.join(7, 50);
+    assert!(world.grant(7, 51).is_empty());
+    assert!(world.wait(4_999).is_empty());
+    assert_eq!(world.wait(1), ["0> close 1 4014 Kicked"]);
+
+    let mut world = World::new();
+    world.join(7, 50);
+    world.grant(7, 51);
+    world.wait(2_000);
+    world.grant(7, 50);
+    assert!(world.wait(60_000).is_empty(), "moved back in time");
+}
+
+#[test]
+fn new_rules_reach_the_live_session_at_once() {
+    let mut world = World::new();
+    world.join(7, 50);
+    let mut muted = world.authority.policy(holder(7)).unwrap().clone();
+    muted.state.mute = true;
+    world.authority.set_policy(holder(7), &muted);
+    assert_eq!(world.outputs(), ["0> update 1 mute=true"]);
+    assert!(world.authority.policy(holder(7)).unwrap().state.mute);
+    world.authority.set_policy(holder(7), &muted);
+    assert!(world.outputs().is_empty(), "nothing changed");
+    assert_eq!(world.grant(7, 50), ["0> update 1 mute=false"], "a fresh grant counts as well");
+}
+
+#[test]
+fn a_revoked_grant_ends_its_sessions_even_one_still_on_its_way() {
+    let mut world = World::new();
+    world.join(7, 50);
+    world.ask(identify(7));
+    assert!(world.authority.revoke(holder(7), CloseCode::Disconnected));
+    assert_eq!(world.outputs(), ["0> close 1 4014 Kicked", "0> close 2 4014 Kicked"]);
+    let arrived = world.tell(0, Event::Identified { serial: Serial(2) });
+    assert_eq!(arrived, ["session.identified 7 50", "0> close 2 4014 Kicked"]);
+    assert_eq!(world.ask(identify(7)), ["0> decide 3: refuse 4004 authentication failed"]);
+    assert_eq!(world.resume(resume(7)), ["0> decide 4: refuse 4006 session is no longer valid"]);
+    for serial in [1, 2] {
+        world.leave(Serial(serial), DisconnectReason::Kicked);
+    }
+    assert!(!world.authority.revoke(holder(7), CloseCode::Disconnected));
+    world.wait(60_000);
+    world.assert_empty();
+}
+
+#[test]
+fn closing_a_channel_takes_its_grants_and_migrating_it_does_not() {
+    let mut world = World::new();
+    world.join(7, 50);
+    world.grant(8, 50);
+    world.grant(9, 51);
+    let room = ChannelId(50);
+    assert!(world.authority.migrate_room(room, CloseCode::ServerCrashed));
+    assert_eq!(world.outputs(), ["0> close channel 50 4015 Shutdown"]);
+    assert_eq!(world.authority.grants(), 3);
+    assert!(world.authority.close_room(room, CloseCode::RoomClosed));
+    assert_eq!(world.outputs(), ["0> close channel 50 4022 RoomClosed"]);
+    assert_eq!(world.authority.grants(), 1);
+    world.leave(Serial(1), DisconnectReason::RoomClosed);
+    assert!(!world.authority.close_room(room, CloseCode::RoomClosed));
+    assert!(!world.authority.migrate_room(room, CloseCode::ServerCrashed));
+}
+
+#[test]
+fn a_resume_needs_a_live_session_with_the_same_credentials() {
+    let mut world = World::new();
+    world.join(7, 50);
+    assert_eq!(world.resume(resume(7)), ["0> decide 2: resume 1 on 0"]);
+    let right = Resume { channel: Some(ChannelId(50)), ..resume(7) };
+    assert_eq!(world.resume(right), ["0> decide 3: resume 1 on 0"]);
+    let wrong = [
+        Resume { server: ServerId(2), ..resume(7) },
+        Resume { session: SessionId("other".into()), ..resume(7) },
+        Resume { token: Token::new("other"), ..resume(7) },
+        Resume { channel: Some(ChannelId(51)), ..resume(7) },
+    ];
+    for wrong in wrong {
+        let answer = world.resume(wrong.clone());
+        assert!(answer[0].ends_with("refuse 4006 session is no longer valid"), "{wrong:?}");
+    }
+    world.leave(Serial(1), DisconnectReason::ResumeTimeout);
+    assert!(world.resume(resume(7))[0].contains("refuse 4006"));
+}
+
+#[test]
+fn a_restarted_shard_loses_its_sessions_and_no_others() {
+    let mut world = World::new();
+    world.join(1, 50);
+    world.join(2, 51);
+    world.join(3, 50);
+    world.grant(4, 50);
+    world.ask(identify(4));
+    world.authority.handle_news(world.now, world.wall, ShardId(0), News::Restarted);
+    assert_eq!(
+        world.outputs(),
+        [
+            "session.disconnected 1 50 shutdown",
+            "session.disconnected 3 50 shutdown",
+            "room.empty 50"
+        ]
+    );
+    assert_eq!(world.authority.sessions(), 1);
+    assert_eq!(world.resume(resume(2)), ["0> decide 5: resume 2 on 1"]);
+    assert_eq!(world.ask(identify(1)), ["0> decide 6: join 5 in 50 on 0"]);
+}
+
+#[test]
+fn an_identify_storm_is_stopped_for_its_address_only() {
+    let mut world = World::new();
+    world.grant(7, 50);
+    let answers: Vec<_> = (0..11).flat_map(|_| world.ask(identify(7))).collect();
+    assert!(answers[..10].iter().all(|answer| answer.contains("join")), "{answers:?}");
+    assert_eq!(answers[10], "0> decide 11: refuse 4021 rate limited");
+    let identify = AdmissionRequest::Identify(identify(7));
+    let elsewhere = world.ask_from("192.0.2.2", identify.clone());
+    assert!(elsewhere[0].contains("join"), "a stranger's storm costs nobody else");
+    world.wait(1_000);
+    assert!(world.ask_from("192.0.2.1", identify)[0].contains("join"), "one a second goes on");
+}
+
+#[test]
+fn guessing_is_stopped_by_address_whoever_is_guessed() {
+    let mut world = World::new();
+    world.grant(1_000, 50);
+    let guess = |user| AdmissionRequest::Identify(identify(user));
+    for user in 0..30 {
+        let answer = world.ask_from("2001:db8::1", guess(user));
+        assert!(answer[0].contains("refuse 4004"), "{answer:?}");
+    }
+    let limited = world.ask_from("2001:db8::2", guess(31));
+    assert_eq!(limited, ["0> decide 31: refuse 4021 rate limited"], "the same /64");
+    let right = world.ask_from("2001:db8::3", guess(1_000));
+    assert!(right[0].contains("refuse 4021"), "even a right guess is not looked at");
+    let resume = world.ask_from("2001:db8::3", AdmissionRequest::Resume(resume(1_000)));
+    assert!(resume[0].contains("refuse 4021"));
+    assert!(world.ask_from("2001:db8:0:1::1", guess(1_000))[0].contains("join"));
+    world.wait(500);
+    assert!(world.ask_from("2001:db8::1", guess(1_000))[0].contains("join"));
+}
+
+#[test]
+fn speaking_is_coalesced_and_published_only_when_it_changed() {
+    let mut world = World::new();
+    let serial = world.join(7, 50);
+    for flags in [1, 0, 5] {
+        assert!(world.tell(0, Event::Speaking { serial, flags }).is_empty());
+    }
+    assert!(world.wait(199).is_empty());
+    assert_eq!(world.wait(1), ["speaking 7 50 5"]);
+    for flags in [0, 5] {
+        world.tell(0, Event::Speaking { serial, flags });
+    }
+    assert!(world.wait(1_000).is_empty(), "it came back to what is known");
+
+    world.authority.rules.speaking_events = false;
+    world.tell(0, Event::Speaking { serial, flags: 1 });
+    assert!(world.wait(1_000).is_empty());
+}
+
+#[test]
+fn a_draining_node_tells_everyone_once_and_lets_nobody_in() {
+    let mut world = World::new();
+    world.join(7, 50);
+    world.authority.drain(world.wall);
+    world.authority.drain(world.wall);
+    assert_eq!(world.outputs(), ["node.draining", "0> drain 4015", "1> drain 4015"]);
+    assert_eq!(world.ask(identify(7)), ["0> decide 2: refuse 4015 the server is stopping"]);
+    assert_eq!(world.resume(resume(7)), ["0> decide 3: refuse 4015 the server is stopping"]);
+    let refusal = world.authority.grant(world.now, world.wall, holder(8), grant(8, 50));
+    assert_eq!(refusal.unwrap_err(), GrantRefusal::Draining);
+    world.leave(Serial(1), DisconnectReason::Shutdown);
+    world.wait(60_000);
+    world.assert_empty();
+}
+
+#[test]
+fn a_channel_is_either_a_voice_channel_or_a_stream() {
+    let mut world = World::new();
+    world.join(7, SERVER.0);
+    let stream = Grant { kind: Kind::Stream, ..grant(8, 50) };
+    let refusal = world.authority.grant(world.now, world.wall, holder(8), stream);
+    assert_eq!(refusal.unwrap_err(), GrantRefusal::OtherKind);
+}
+
+#[test]
+fn events_about_sessions_nobody_knows_are_ignored() {
+    let mut world = World::new();
+    let serial = Serial(77);
+    for event in [
+        Event::Connected { serial, transport: "udp" },
+        Event::Video { serial, active: true },
+        Event::Speaking { serial, flags: 1 },
+        Event::Disconnected { serial, reason: DisconnectReason::ClientLeft, close_code: 1 },
+    ] {
+        assert!(world.tell(0, event).is_empty());
+    }
+    assert_eq!(world.authority.poll_timeout(), None);
+}

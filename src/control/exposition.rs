@@ -1,0 +1,261 @@
+//! `GET /metrics`: every counter of every shard, and control's own, in the Prometheus text format
+//! (version 0.0.4). Reads copies; counts nothing itself.
+
+use std::{
+    fmt::{Display, Write},
+    sync::{Arc, atomic::Ordering},
+};
+
+use axum::{
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+
+use super::node::{Node, NodeReport};
+use crate::{
+    driver::queues::ShardReport,
+    metrics::{Counters, DropReason, LATENCY_BOUNDS_NS, Latency},
+};
+
+pub(super) async fn metrics(State(node): State<Arc<Node>>) -> Response {
+    let shards = node.inspect_all(false).await;
+    let control = ControlNumbers {
+        node: node.report(),
+        shard_queues: node.shard_queues().collect(),
+        next_seq: node.log.next_seq(),
+        delivered: node.deliveries.delivered.load(Ordering::Relaxed),
+        failures: node.deliveries.failures.load(Ordering::Relaxed),
+        lost: node.deliveries.lost.load(Ordering::Relaxed),
+    };
+    let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (content_type, render(&shards, &control)).into_response()
+}
+
+/// What control itself has counted.
+#[derive(Debug, Default)]
+struct ControlNumbers {
+    node: NodeReport,
+    shard_queues: Vec<usize>,
+    next_seq: u64,
+    delivered: u64,
+    failures: u64,
+    lost: u64,
+}
+
+type PerShard = (&'static str, Kind, &'static str, fn(&ShardReport) -> u64);
+type PerCounter = (&'static str, &'static str, fn(&Counters) -> u64);
+
+const SHARD_NUMBERS: [PerShard; 4] = [
+    ("stentor_sessions", Kind::Gauge, "Live sessions.", |shard| shard.sessions),
+    ("stentor_channels", Kind::Gauge, "Live channels.", |shard| shard.channels),
+    ("stentor_connections", Kind::Gauge, "Open WebSockets.", |shard| shard.connections),
+    (
+        "stentor_shard_restarts_total",
+        Kind::Counter,
+        "Times the shard lost its state to a defect.",
+        |shard| shard.restarts,
+    ),
+];
+
+const COUNTERS: [PerCounter; 10] = [
+    ("stentor_packets_received_total", "Datagrams received.", |c| c.packets_in),
+    ("stentor_received_bytes_total", "Bytes of UDP payload received.", |c| c.bytes_in),
+    ("stentor_packets_sent_total", "Datagrams sent.", |c| c.packets_out),
+    ("stentor_sent_bytes_total", "Bytes of UDP payload sent.", |c| c.bytes_out),
+    ("stentor_packets_opened_total", "Media packets opened and accepted for forwarding.", |c| {
+        c.opened
+    }),
+    ("stentor_packets_forwarded_total", "Copies sealed for a hearer.", |c| c.forwarded),
+    (
+        "stentor_stack_traversals_total",
+        "Passes through the kernel's UDP stack to send: a send of many datagrams is one.",
+        |c| c.stack_traversals,
+    ),
+    ("stentor_requests_answered_total", "Discovery and ping requests answered.", |c| c.answered),
+    (
+        "stentor_receive_buffers_exhausted_total",
+        "Times the receive buffers were all taken when the kernel wanted one.",
+        |c| c.receive_buffers_exhausted,
+    ),
+    ("stentor_addresses_rebound_total", "Addresses moved by an authenticated packet.", |c| {
+        c.rebound
+    }),
+];
+
+fn render(shards: &[Option<ShardReport>], control: &ControlNumbers) -> String {
+    let mut page = Page(String::with_capacity(16 * 1_024));
+    let answering: Vec<&ShardReport> = shards.iter().flatten().collect();
+
+    page.family("stentor_build_info", Kind::Gauge, "Always 1; the version is a label.");
+    page.sample("stentor_build_info", &[("version", &env!("CARGO_PKG_VERSION"))], 1);
+    page.family("stentor_shard_up", Kind::Gauge, "Whether the shard answered for this page.");
+    for (index, shard) in shards.iter().enumerate() {
+        page.sample("stentor_shard_up", &[("shard", &index)], shard.is_some().into());
+    }
+    page.family("stentor_shard_info", Kind::Gauge, "Always 1; the shard's UDP port is a label.");
+    for shard in &answering {
+        let labels: [Label<'_>; 2] = [("shard", &shard.shard), ("udp_port", &shard.port)];
+        page.sample("stentor_shard_info", &labels, 1);
+    }
+    for (name, kind, help, number) in SHARD_NUMBERS {
+        page.family(name, kind, help);
+        for shard in &answering {
+            page.sample(name, &[("shard", &shard.shard)], number(shard));
+        }
+    }
+    for (name, help, number) in COUNTERS {
+        page.family(name, Kind::Counter, help);
+        for shard in &answering {
+            page.sample(name, &[("shard", &shard.shard)], number(&shard.counters));
+        }
+    }
+    let name = "stentor_drops_total";
+    page.family(name, Kind::Counter, "Datagrams, or hearers' copies, that went no further.");
+    for shard in &answering {
+        for reason in DropReason::ALL {
+            let labels: [Label<'_>; 2] = [("shard", &shard.shard), ("reason", &reason.label())];
+            page.sample(name, &labels, shard.counters.drops_for(*reason));
+        }
+    }
+    let name = "stentor_limited_total";
+    page.family(name, Kind::Counter, "Connections refused or cut, by the limit that did it.");
+    for shard in &answering {
+        for (limit, count) in &shard.limited {
+            page.sample(name, &[("shard", &shard.shard), ("limit", limit)], *count);
+        }
+    }
+    let name = "stentor_loop_seconds";
+    page.family(name, Kind::Histogram, "Time spent in one turn of the media loop.");
+    for shard in &answering {
+        page.histogram(name, shard, &shard.loop_time);
+    }
+    let name = "stentor_forwarding_seconds";
+    let help = "From the kernel's receive timestamp to the end of the send, sampled.";
+    page.family(name, Kind::Histogram, help);
+    for shard in &answering {
+        page.histogram(name, shard, &shard.forwarding);
+    }
+    page.control(control);
+    page.0
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+type Label<'a> = (&'a str, &'a dyn Display);
+
+/// The text so far.
+struct Page(String);
+
+impl Page {
+    fn control(&mut self, control: &ControlNumbers) {
+        let ControlNumbers { node, shard_queues, next_seq, delivered, failures, lost } = control;
+        let gauges = [
+            ("stentor_grants", "Grants stored.", node.grants),
+            ("stentor_control_sessions", "Sessions live or on their way.", node.sessions),
+            ("stentor_control_rooms", "Channels live or about to be.", node.rooms),
+            ("stentor_draining", "Whether the server is stopping.", node.is_draining.into()),
+            ("stentor_control_backlog", "Commands that did not fit a queue yet.", node.backlog),
+            (
+                "stentor_control_events_waiting",
+                "Shards' events not looked at yet.",
+                node.events_waiting,
+            ),
+        ];
+        for (name, help, value) in gauges {
+            self.family(name, Kind::Gauge, help);
+            self.sample(name, &[], value as u64);
+        }
+        let name = "stentor_shard_queue";
+        self.family(name, Kind::Gauge, "Messages waiting for the shard.");
+        for (index, length) in shard_queues.iter().enumerate() {
+            self.sample(name, &[("shard", &index)], *length as u64);
+        }
+        let counters = [
+            (
+                "stentor_commands_dropped_total",
+                "Commands a shard was too far behind to take.",
+                node.commands_dropped,
+            ),
+            ("stentor_webhook_delivered_total", "Events the webhook accepted.", *delivered),
+            ("stentor_webhook_failures_total", "Requests the webhook did not accept.", *failures),
+            ("stentor_webhook_lost_total", "Events that were never delivered.", *lost),
+        ];
+        for (name, help, value) in counters {
+            self.family(name, Kind::Counter, help);
+            self.sample(name, &[], value);
+        }
+        let name = "stentor_event_next_seq";
+        self.family(name, Kind::Gauge, "Number the next public event will have.");
+        self.sample(name, &[], *next_seq);
+    }
+
+    fn family(&mut self, name: &str, kind: Kind, help: &str) {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        self.line(format_args!("# HELP {name} {help}"));
+        self.line(format_args!("# TYPE {name} {kind}"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &[Label<'_>], value: u64) {
+        let labels = Labels(labels);
+        self.line(format_args!("{name}{labels} {value}"));
+    }
+
+    fn histogram(&mut self, name: &str, shard: &ShardReport, latency: &Latency) {
+        let shard: Label<'_> = ("shard", &shard.shard);
+        let mut cumulated = 0;
+        for (count, bound) in latency.counts.iter().zip(&LATENCY_BOUNDS_NS) {
+            cumulated += count;
+            let labels = [shard, ("le", &Seconds(*bound))];
+            self.line(format_args!("{name}_bucket{} {cumulated}", Labels(&labels)));
+        }
+        let count = latency.count();
+        self.line(format_args!("{name}_bucket{} {count}", Labels(&[shard, ("le", &"+Inf")])));
+        let labels = [shard];
+        self.line(format_args!("{name}_sum{} {}", Labels(&labels), Seconds(latency.sum_ns)));
+        self.line(format_args!("{name}_count{} {count}", Labels(&labels)));
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        writeln!(self.0, "{line}").expect("writing to a string does not fail");
+    }
+}
+
+/// `{name="value",…}`, or nothing. Values are ours and need no escapes.
+struct Labels<'a>(&'a [Label<'a>]);
+
+impl Display for Labels<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, (name, value)) in self.0.iter().enumerate() {
+            let open = if index == 0 { '{' } else { ',' };
+            write!(f, "{open}{name}=\"{value}\"")?;
+        }
+        if self.0.is_empty() { Ok(()) } else { f.write_char('}') }
+    }
+}
+
+/// Nanoseconds, written as seconds without loss.
+struct Seconds(u64);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (whole, rest) = (self.0 / 1_000_000_000, self.0 % 1_000_000_000);
+        match format!("{rest:09}").trim_end_matches('0') {
+            "" => write!(f, "{whole}"),
+            digits => write!(f, "{whole}.{digits}"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "exposition_tests.rs"]
+mod tests;

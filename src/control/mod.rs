@@ -1,0 +1,23 @@
+//! The control plane: one ordinary thread with tokio and axum, beside the shards and off the packet
+//! path. It holds grants and decides admissions (`authority`, sans-IO), answers the backend over
+//! HTTP (`api` and the resources under it), and tells it what happens (`event_log`, `webhook`). It
+//! meets the shards only in `driver::queues`. Started by `driver::server`.
+
+mod api;
+pub mod authority;
+mod backlog;
+mod directory;
+pub mod event_log;
+mod events;
+mod exposition;
+mod grants;
+mod http_server;
+pub mod ledger;
+mod node;
+mod rooms;
+mod throttle;
+mod tls_stream;
+pub mod token;
+mod webhook;
+
+pub use node::{ControlError, ControlThread, run};
