@@ -4,6 +4,7 @@ pub mod config;
 pub mod control;
 pub mod driver;
 pub mod egress;
+pub mod grant;
 pub mod id;
 pub mod limits;
 pub mod metrics;

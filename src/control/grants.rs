@@ -279,6 +279,12 @@ mod tests {
     }
 
     #[test]
+    fn a_full_ledger_is_too_many_requests() {
+        let error = format!("{:?}", ApiError::from(GrantRefusal::Full));
+        assert!(error.contains("429") && error.contains("grants_full"), "{error}");
+    }
+
+    #[test]
     fn a_patch_leaves_what_it_does_not_name() {
         let grant = parse(example()).unwrap();
         let patch = json!({"state": {"mute": true}, "room": {"user_limit": 9}, "flags": 2});
