@@ -168,6 +168,9 @@ pub(super) fn config(
     let plaintext = reader.get("gateway.plaintext", Plaintext::Loopback, plaintext)?.value;
     let tls = tls(&reader, plaintext, because.as_deref())?;
     let state = StateDir(&state_dir);
+    // A key that only this server knows is of use where its operator tries things out. Elsewhere
+    // signed tokens are off until a key is given, and nothing is written.
+    let key_development = if because.is_some() { Development::Imagine } else { development };
     let tls = match (tls, &because) {
         (None, None) if development == Development::Persist => {
             let files = state.certificate(SystemTime::now())?;
@@ -215,7 +218,7 @@ pub(super) fn config(
             webhook: webhook(&reader)?,
             speaking_events: reader.get("control.speaking_events", false, switch)?.value,
         },
-        token_key: token_key(&reader, &state, development)?,
+        token_key: token_key(&reader, &state, key_development)?,
         modes: modes(&reader, &mut notices)?,
         e2ee: reader.get("e2ee", E2ee::Optional, e2ee)?.value,
         resume_window: reader.get("resume_window", Duration::from_secs(60), resume_window)?.value,
@@ -494,14 +497,8 @@ fn state_dir(reader: &Reader<'_>) -> Result<PathBuf, ConfigError> {
             .map(|path| path.join("stentor"))
     };
     let home = || variable("HOME").map(|home| Path::new(&home).join(".local/state/stentor"));
-    match systemd.or_else(xdg).or_else(home) {
-        Some(path) => Ok(path),
-        None => reader.object(
-            "state_dir",
-            "cannot be derived: HOME is not set either",
-            "name a directory that this user can write",
-        ),
-    }
+    let path = systemd.or_else(xdg).or_else(home);
+    Ok(path.unwrap_or_else(|| PathBuf::from("/var/lib/stentor")))
 }
 
 fn parse<T: FromStr>(text: &str, what: &str, example: &str) -> Result<T, Complaint> {

@@ -106,6 +106,8 @@ pub struct Authority {
     audiences: BTreeSet<ChannelId>,
     outputs: VecDeque<Output>,
     draining: bool,
+    /// [`GRANTS_MAX`]; a field so that a test can fill it.
+    grants_max: usize,
 }
 
 /// A session from its admission to its end.
@@ -176,6 +178,7 @@ impl Authority {
             audiences: BTreeSet::new(),
             outputs: VecDeque::new(),
             draining: false,
+            grants_max: GRANTS_MAX,
         }
     }
 
@@ -290,7 +293,7 @@ impl Authority {
             return Err(GrantRefusal::OtherKind);
         }
         let replaced = self.ledger.get(holder).is_some();
-        if !replaced && self.ledger.len() >= GRANTS_MAX {
+        if !replaced && self.ledger.len() >= self.grants_max {
             return Err(GrantRefusal::Full);
         }
         let serials: Vec<Serial> = self.sessions_of(holder).map(|(serial, _)| serial).collect();

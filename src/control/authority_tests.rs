@@ -591,6 +591,20 @@ fn a_draining_node_tells_everyone_once_and_lets_nobody_in() {
 }
 
 #[test]
+fn a_full_ledger_takes_replacements_and_what_has_expired_makes_room() {
+    let mut world = World::new();
+    world.authority.grants_max = 2;
+    let soon = Some(world.wall + Duration::from_secs(1));
+    world.put(1, Grant { expires_at: soon, ..grant(1, 50) });
+    world.put(2, grant(2, 50));
+    let refusal = world.authority.grant(world.now, world.wall, holder(3), grant(3, 50));
+    assert_eq!(refusal.unwrap_err(), GrantRefusal::Full);
+    assert!(world.put(2, grant(2, 51)), "in its own place");
+    world.wall += Duration::from_secs(2);
+    assert!(!world.put(3, grant(3, 50)));
+}
+
+#[test]
 fn a_channel_is_either_a_voice_channel_or_a_stream() {
     let mut world = World::new();
     world.join(7, SERVER.0);

@@ -302,6 +302,7 @@ impl Conversation {
 
     /// Writes the close frame and closes.
     async fn say_goodbye(&mut self) {
+        self.wire.drain(&mut self.out);
         self.wire.finish();
         self.wire.drain(&mut self.out);
         if self.write().await.is_ok() {

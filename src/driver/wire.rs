@@ -157,7 +157,7 @@ impl Wire {
         }
     }
 
-    /// Says that no more bytes come from us.
+    /// Says that no more bytes come from us; what is queued must have been drained before.
     pub fn finish(&mut self) {
         if let Layer::Tls(tls) = &mut self.layer {
             tls.send_close_notify();

@@ -185,9 +185,6 @@ impl Shard {
 
     fn speaking(&mut self, index: SessionIndex, speaking: Speaking) {
         let session = &mut self.sessions[index.index()];
-        if session.speaking == Some(speaking.flags) {
-            return;
-        }
         session.speaking = Some(speaking.flags);
         self.show_speaking(index);
     }

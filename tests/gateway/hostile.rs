@@ -195,7 +195,7 @@ fn datagrams_of_every_length_are_survived_and_counted() {
     let [a, b] = &mut bystanders.pair;
     assert!(heard_before(a, b).is_empty(), "not one of them was forwarded");
     let after = server.metrics();
-    assert!(after.sum(&["packets_in"]) - before.sum(&["packets_in"]) >= sent);
+    assert!(after.sum(&["packets_received"]) - before.sum(&["packets_received"]) >= sent);
     for reason in ["noise", "malformed", "oversize", "bad_tag"] {
         assert!(after.drops(reason) > before.drops(reason), "{reason}");
     }

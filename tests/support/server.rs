@@ -111,7 +111,7 @@ impl Server {
 
     /// The development certificate, PEM.
     pub fn certificate(&self) -> PathBuf {
-        self.state.join("cert.pem")
+        self.state.join("gateway.crt")
     }
 
     /// Lets `user` into `channel` through the control API.

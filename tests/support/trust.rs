@@ -19,10 +19,10 @@ const STATE: &str = "TEST_TRUSTED_STATE";
 /// Longest life of the second process.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Runs `body` in a process that trusts `cert.pem` of the directory it is given. `test` is the
+/// Runs `body` in a process that trusts `gateway.crt` of the directory it is given. `test` is the
 /// calling test's full name.
 pub fn trusting(test: &str, body: impl FnOnce(&Path)) {
-    run(test, "cert.pem", body);
+    run(test, "gateway.crt", body);
 }
 
 /// The same, but trusting nobody.
