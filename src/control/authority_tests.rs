@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     control::token::Claims,
-    id::{ConnectionId, UserId},
+    id::{ConnectionId, ServerId, SessionId, Token, UserId},
     sfu::StreamPolicy,
 };
 
@@ -86,7 +86,7 @@ impl World {
         let identify = AdmissionRequest::Identify(identify(user));
         let answer = self.ask_from(&format!("10.0.0.{from}"), identify);
         assert!(answer[0].contains("join"), "{answer:?}");
-        let serial = Serial(self.authority.last_serial);
+        let serial = self.authority.sessions.of(holder(user)).last().unwrap().0;
         self.tell(0, Event::Identified { serial });
         serial
     }
@@ -98,8 +98,7 @@ impl World {
     fn assert_empty(&self) {
         let authority = &self.authority;
         assert_eq!((authority.sessions(), authority.rooms()), (0, 0));
-        assert!(authority.by_holder.is_empty() && authority.by_session.is_empty());
-        assert!(authority.audiences.is_empty());
+        assert!(authority.sessions.is_empty() && authority.audiences.is_empty());
     }
 }
 
