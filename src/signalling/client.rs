@@ -79,7 +79,11 @@ impl ClientMessage {
     /// 4002 if it is no JSON, nested too deeply, has no or two `op`s, or a `d` that does not fit it;
     /// 4001 if the opcode is above 64; 4020 if it is well-formed but beyond a limit.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
-        let Envelope { op, payload } = Envelope::open(text)?;
+        Envelope::open(text).and_then(Self::decode)
+    }
+
+    pub(super) fn decode(envelope: Envelope<'_>) -> Result<Self, Refusal> {
+        let Envelope { op, payload } = envelope;
         Ok(match op {
             opcode::IDENTIFY => Self::Identify(Identify::parse(payload)?),
             opcode::SELECT_PROTOCOL => Self::SelectProtocol(SelectProtocol::parse(payload)?),

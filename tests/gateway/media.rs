@@ -423,5 +423,5 @@ fn counters_tell_what_went_through() {
     assert_eq!(grown(&["packets_received"]), 100.0, "{after:?}");
     assert_eq!(grown(&["packets_sent"]), 200.0);
     assert_eq!(grown(&["reason="]), 0.0, "nothing was dropped");
-    assert_eq!(after.sum(&["sessions"]), 3.0, "{after:?}");
+    assert_eq!(after.sum(&["stentor_sessions"]), 3.0, "{after:?}");
 }
