@@ -1,3 +1,5 @@
+//! What settings are accepted, what is refused and what the refusal says.
+
 use std::{collections::HashMap, io::Write};
 
 use super::*;

@@ -1,5 +1,5 @@
-//! Texts of settings and what each means by itself: addresses, ports, durations, choices. A text that
-//! means nothing becomes a complaint that says what to write instead. Called by `check.rs`.
+//! Texts of settings and what each means by itself: addresses, ports, durations, choices. A text
+//! that means nothing becomes a complaint that says what to write instead. Called by `check.rs`.
 
 use std::{
     fmt::Display,

@@ -1,3 +1,5 @@
+//! The authority as a table: what happens, and exactly what it decides and orders.
+
 use super::*;
 use crate::{
     control::token::Claims,

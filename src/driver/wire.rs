@@ -1,6 +1,6 @@
 //! One TCP connection's bytes: TLS if the first byte says so, the HTTP upgrade, WebSocket frames.
-//! Sans-IO: bytes in, messages out and the other way round, so that the whole of it can move to another
-//! thread between two reads. Called by `websocket`, which owns the socket.
+//! Sans-IO: bytes in, messages out and the other way round, so that the whole of it can move to
+//! another thread between two reads. Called by `websocket`, which owns the socket.
 
 use std::{
     fmt,

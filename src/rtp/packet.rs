@@ -1,6 +1,6 @@
-//! One RTP packet (RFC 3550 §5.1): a view that is checked once, so that its accessors cannot fail, a
-//! writer for the headers we send, and setters that rewrite a header in place. Header accessors work
-//! on sealed packets as well; `extension` and `payload` read what encryption hides.
+//! One RTP packet (RFC 3550 §5.1): a view that is checked once, so that its accessors cannot fail,
+//! a writer for the headers we send, and setters that rewrite a header in place. Header accessors
+//! work on sealed packets as well; `extension` and `payload` read what encryption hides.
 
 use crate::id::Ssrc;
 

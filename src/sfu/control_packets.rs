@@ -1,4 +1,5 @@
-//! RTCP: consumed, answered and mapped, never passed on as it came (protocol.md §2.5). Part of `Shard`.
+//! RTCP: consumed, answered and mapped, never passed on as it came (protocol.md §2.5). Part of
+//! `Shard`.
 
 use std::time::{Duration, Instant};
 
@@ -98,13 +99,13 @@ impl Shard {
         let round_trip = own.wrapping_sub(last_sr).wrapping_sub(delay_since_sr);
         // A clock of the client's own would give nonsense; nobody is a minute away.
         if round_trip < 60 << 16 {
-            let micros = u64::from(round_trip) * 1_000_000 >> 16;
+            let micros = (u64::from(round_trip) * 1_000_000) >> 16;
             self.sessions[index.index()].rtt = Some(Duration::from_micros(micros));
         }
     }
 
-    /// Answers a sender report with our view of all the sender's streams, and gives it on, mapped to
-    /// what hearers see.
+    /// Answers a sender report with our view of all the sender's streams, and gives it on, mapped
+    /// to what hearers see.
     fn handle_sender_report(
         &mut self,
         now: Instant,

@@ -118,7 +118,8 @@ impl Shard {
         let media_session = hex(self.random.bytes());
         let session = &mut self.sessions[index.index()];
         let old = self.transports[index.index()].take().and_then(|old| old.path());
-        // Discovery comes before Select Protocol, so where it saw the client is newer than the path.
+        // Discovery comes before Select Protocol, so where it saw the client is newer than the
+        // path.
         let path = session.candidate.or(old);
         let mut transport = Transport::new(mode, &key, random, Flow(index.0), path);
         transport.deaf = session.admission.policy.state.deaf;

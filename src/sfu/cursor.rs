@@ -17,7 +17,8 @@ enum Phase {
     Open,
     /// The last packet was withheld: the next one that passes marks the end of the gap.
     Withholding,
-    /// A gap ended at `resumed_at`; what comes late from before it would take a number already used.
+    /// A gap ended at `resumed_at`; what comes late from before it would take a number already
+    /// used.
     Guarded,
 }
 

@@ -221,7 +221,8 @@ impl Shard {
         self.hear_held(now, id, held);
     }
 
-    /// Closes a connection for a reason of ours, and with it the session, unless its client may resume.
+    /// Closes a connection for a reason of ours, and with it the session, unless its client may
+    /// resume.
     pub(super) fn close(
         &mut self,
         now: Instant,
@@ -277,8 +278,8 @@ impl Shard {
         }
     }
 
-    /// Control ends a session; the others are told unless they go too. One that may resume keeps its
-    /// place until the window ends.
+    /// Control ends a session; the others are told unless they go too. One that may resume keeps
+    /// its place until the window ends.
     pub(super) fn expel(
         &mut self,
         now: Instant,

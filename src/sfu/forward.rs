@@ -1,5 +1,5 @@
-//! Fan-out of one opened packet to a channel's hearers. Pure; allocates nothing. Called by the shard
-//! for every packet of media.
+//! Fan-out of one opened packet to a channel's hearers. Pure; allocates nothing. Called by the
+//! shard for every packet of media.
 
 use crate::{
     egress::Egress,

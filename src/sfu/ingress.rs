@@ -1,6 +1,6 @@
-//! What arrives over UDP: whose it is, whether it may be heard, and on to the hearers. Part of `Shard`.
-//! Nothing a datagram claims has an effect before its tag has verified, but for discovery, which
-//! proves its SSRC alone.
+//! What arrives over UDP: whose it is, whether it may be heard, and on to the hearers. Part of
+//! `Shard`. Nothing a datagram claims has an effect before its tag has verified, but for discovery,
+//! which proves its SSRC alone.
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -35,7 +35,8 @@ const SILENCE_FRAMES: usize = 5;
 const FRAME_TICKS: u32 = 960;
 
 /// Audio levels for senders that give none (RFC 6464: a voice bit, then −dBov): silence is known by
-/// its bytes, anything else is given an ordinary speaking level, since the payload may be encrypted.
+/// its bytes, anything else is given an ordinary speaking level, since the payload may be
+/// encrypted.
 const LEVEL_SILENT: u8 = 127;
 const LEVEL_VOICE: u8 = 0x80 | 30;
 
@@ -53,8 +54,8 @@ const VIDEO_EXTENSIONS_KEPT: [u8; 5] = [
 ];
 
 impl Shard {
-    /// A datagram has arrived. Its bytes are decrypted in place; what is to be sent because of it is in
-    /// `egress` when this returns.
+    /// A datagram has arrived. Its bytes are decrypted in place; what is to be sent because of it
+    /// is in `egress` when this returns.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
@@ -229,8 +230,8 @@ impl Shard {
         Ok(())
     }
 
-    /// The session that sends `ssrc`, by its address or, where the address is a stranger's, by the SSRC;
-    /// then a second value says what it means if the packet does not open.
+    /// The session that sends `ssrc`, by its address or, where the address is a stranger's, by the
+    /// SSRC; then a second value says what it means if the packet does not open.
     fn find_owner(
         &mut self,
         now: Instant,

@@ -1,7 +1,7 @@
-//! Everything one core owns: channels, sessions, connections, and the tables that find them. This file
-//! has the shard's state and its entry points; what they do is in `ingress` (datagrams), `entrance`
-//! (joining, resuming, leaving) and `conversation` (messages). No I/O, no clock: the driver and the
-//! simulation call it alike.
+//! Everything one core owns: channels, sessions, connections, and the tables that find them. This
+//! file has the shard's state and its entry points; what they do is in `ingress` (datagrams),
+//! `entrance` (joining, resuming, leaving) and `conversation` (messages). No I/O, no clock: the
+//! driver and the simulation call it alike.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -133,8 +133,8 @@ pub struct Shard {
 /// (a failed open costs about 0.3 µs).
 const STRANGER_OPENS: (u32, u32) = (2_000, 20_000);
 
-/// Discovery and ping requests answered, at once and per second: four thousand clients joining in one
-/// second, each asking twice.
+/// Discovery and ping requests answered, at once and per second: four thousand clients joining in
+/// one second, each asking twice.
 const STRANGER_REQUESTS: (u32, u32) = (2_000, 10_000);
 
 impl Shard {
@@ -418,8 +418,9 @@ impl Random {
         bytes
     }
 
-    /// An SSRC that nobody can guess, because discovery is authenticated by it alone: below 2^31, since
-    /// some clients keep it in a signed integer, and never near 0, where libwebrtc has its own.
+    /// An SSRC that nobody can guess, because discovery is authenticated by it alone: below 2^31,
+    /// since some clients keep it in a signed integer, and never near 0, where libwebrtc has its
+    /// own.
     pub fn ssrc(&mut self) -> Ssrc {
         let random = u32::from_be_bytes(self.bytes()) >> 1;
         Ssrc(random.clamp(SSRC_MIN, i32::MAX as u32 - SSRC_MARGIN))

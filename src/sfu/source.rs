@@ -63,7 +63,8 @@ impl Source {
         self.replay.check(seq)
     }
 
-    /// An authenticated packet was far from the sequence: the next one in a row restarts the source.
+    /// An authenticated packet was far from the sequence: the next one in a row restarts the
+    /// source.
     pub fn note_jump(&mut self, seq: u16) {
         self.replay.note_jump(seq);
     }

@@ -40,7 +40,8 @@ pub enum Sighting {
 }
 
 impl Transport {
-    /// A transport with a fresh key. `random` seeds nonces; `path` is where discovery saw the client.
+    /// A transport with a fresh key. `random` seeds nonces; `path` is where discovery saw the
+    /// client.
     pub fn new(
         mode: Mode,
         key: &SecretKey,

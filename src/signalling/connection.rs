@@ -176,8 +176,8 @@ impl Connection {
         }
     }
 
-    /// The client has been let in: gives what it said since it asked, in order. Liveness counts from
-    /// `now`, so that a slow answer is not held against the client.
+    /// The client has been let in: gives what it said since it asked, in order. Liveness counts
+    /// from `now`, so that a slow answer is not held against the client.
     pub fn joined(&mut self, now: Instant) -> Vec<Request> {
         debug_assert!(matches!(self.state, State::Asked { .. }), "only who asks is let in");
         self.heard = now;

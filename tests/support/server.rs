@@ -272,9 +272,9 @@ pub fn random_hex() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A block of ports that no other test's server uses: shards share ports with `SO_REUSEPORT`, so two
-/// servers on one port would not notice each other. The guard is bound without it, for as long as
-/// the block is claimed.
+/// A block of ports that no other test's server uses: shards share ports with `SO_REUSEPORT`, so
+/// two servers on one port would not notice each other. The guard is bound without it, for as long
+/// as the block is claimed.
 struct Ports {
     first: u16,
     _guard: TcpListener,

@@ -1,7 +1,7 @@
-//! Runs a test's body in a process whose OpenSSL trusts the server's development certificate. Foreign
-//! libraries read `SSL_CERT_FILE`, a process can only be given its environment from outside, and the
-//! certificate does not exist before the server's first start: so the test starts itself once more,
-//! alone, with the path at which the certificate will be.
+//! Runs a test's body in a process whose OpenSSL trusts the server's development certificate.
+//! Foreign libraries read `SSL_CERT_FILE`, a process can only be given its environment from
+//! outside, and the certificate does not exist before the server's first start: so the test starts
+//! itself once more, alone, with the path at which the certificate will be.
 
 use std::{
     env,
