@@ -6,6 +6,7 @@ pub mod crypto;
 pub mod doctor;
 pub mod driver;
 pub mod egress;
+pub mod grant;
 pub mod id;
 pub mod limits;
 pub mod metrics;

@@ -1,1 +1,62 @@
-fn main() {}
+//! Command line of stentor: flags become one command, its outcome an exit code (0 done, 1 failed,
+//! 2 not understood). What the commands do is in the library.
+
+use std::{error::Error, process::ExitCode};
+
+use clap::Parser;
+use stentor::{
+    config::{Config, ControlAccess, Flags},
+    grant::{self, GrantRequest},
+};
+
+#[derive(Parser)]
+#[command(version, about, arg_required_else_help = true)]
+enum Command {
+    /// Run the server; without settings it is a development server on loopback
+    Serve(Flags),
+    /// Ask a running server to let users into a channel; prints their tickets as JSON
+    Grant {
+        #[command(flatten)]
+        request: GrantRequest,
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Tell whether this machine is fit to run a server, and what to change
+    Doctor {
+        /// Print findings as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Command::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("stentor: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
+    match command {
+        Command::Serve(flags) => serve(&flags),
+        Command::Grant { request, flags } => {
+            let tickets = grant::issue(&ControlAccess::load(&flags)?, &request)?;
+            println!("{}", serde_json::to_string(&tickets)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Doctor { json } => Ok(stentor::doctor::run(json)),
+    }
+}
+
+fn serve(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
+    let config = Config::load(flags)?;
+    config.log.install();
+    for notice in &config.notices {
+        tracing::info!("{notice}");
+    }
+    stentor::driver::server::serve(config)?;
+    Ok(ExitCode::SUCCESS)
+}

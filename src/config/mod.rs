@@ -4,6 +4,7 @@
 //! `main`, `driver` and `control`.
 
 mod check;
+mod log;
 mod secret;
 mod settings;
 mod state;
