@@ -1,5 +1,5 @@
-//! `stentor serve`: runs the server until it is told to stop, and tells the operator what runs where.
-//! The server itself is `driver::server`.
+//! `stentor serve`: runs the server until it is told to stop, and tells the operator what runs
+//! where. The server itself is `driver::server`.
 
 use std::{sync::Arc, time::Duration};
 

@@ -253,7 +253,9 @@ mod tests {
             }
             let len = 4 * usize::from(writer.finish());
             let read: Vec<_> =
-                elements(ONE_BYTE_PROFILE, &out[..len]).map(|(id, bytes)| (id, bytes.to_vec())).collect();
+                elements(ONE_BYTE_PROFILE, &out[..len])
+                    .map(|(id, bytes)| (id, bytes.to_vec()))
+                    .collect();
             prop_assert_eq!(read, wanted);
         }
 

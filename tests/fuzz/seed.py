@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""Writes tests/fuzz/seeds from tests/vectors. Run it after the vectors have changed."""
+
+import json
+import pathlib
+import re
+
+HERE = pathlib.Path(__file__).parent
+VECTORS = HERE.parent / "vectors"
+MODES = [
+    "aead_aes256_gcm_rtpsize",
+    "aead_xchacha20_poly1305_rtpsize",
+    "aead_aes256_gcm",
+    "xsalsa20_poly1305_lite_rtpsize",
+    "xsalsa20_poly1305_lite",
+    "xsalsa20_poly1305_suffix",
+    "xsalsa20_poly1305",
+]
+
+
+def load(name):
+    return json.loads((VECTORS / f"{name}.json").read_text())
+
+
+def seed(target, name, data):
+    path = HERE / "seeds" / target / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+
+
+def compact(value):
+    return json.dumps(value, separators=(",", ":"))
+
+
+for vector in load("rtp_transport")["vectors"]:
+    seed("rtp", vector["name"], bytes.fromhex(vector["plain_packet"]))
+for vector in load("rtcp_transport")["vectors"]:
+    seed("rtcp", vector["name"], bytes.fromhex(vector["plain_packet"]))
+for name in ["rtp_transport", "rtcp_transport", "captures"]:
+    for vector in load(name)["vectors"]:
+        mode = bytes([MODES.index(vector["mode"])])
+        data = mode + bytes.fromhex(vector["key"]) + bytes.fromhex(vector["packet"])
+        seed("crypto_open", f"{vector.get('name', 'captured')}-{vector['mode']}", data)
+
+# `arbitrary` takes the fixed-size parts of the tuple from the end of the input.
+TAIL = bytes(10) + b"\xff\xff\xcb\x00\x71\x4d" + bytes(2)
+for index, vector in enumerate(load("ip_discovery")["vectors"]):
+    seed("discovery", f"request-{index}", bytes.fromhex(vector["request"]) + TAIL)
+for vector in load("keepalive")["vectors"]:
+    seed("discovery", vector["client"], bytes.fromhex(vector["in"]) + TAIL)
+
+for client, payloads in load("client_payloads").items():
+    for index, message in enumerate(payloads["msgs"]):
+        if isinstance(message, dict) and "op" in message:
+            seed("message", f"{client}-{index}-op{message['op']}", compact(message))
+    if "?" in payloads["path"]:
+        seed("query", client, payloads["path"].split("?")[1].split(" ")[0])
+for index, vector in enumerate(load("ws_binary_frames")["vectors"]):
+    if vector["dir"] == "C->S":
+        seed("message", f"binary-{index}-op{vector['op']}", bytes.fromhex(vector["frame"]))
+
+token = load("grant_token")
+seed("token", "signed", token["token"])
+seed("token", "claims", compact(token["claims"]))
+
+GRANT = {
+    "permissions": {"connect": True, "speak": True, "video": True, "stream": True,
+                    "priority_speaker": False},
+    "state": {"mute": False, "deaf": False, "suppress": False, "self_mute": False,
+              "self_deaf": False, "self_video": False},
+    "room": {"type": "guild_voice", "user_limit": 0, "video_limit": 25, "max_bitrate": 64000,
+             "e2ee": "optional"},
+    "flags": 0,
+}
+STREAM = {"stream_key": "guild:1:2:3", "owner_id": "3", "viewer_limit": 50, "paused": False}
+seed("grant_body", "voice", compact(GRANT))
+seed("grant_body", "stream", compact({**GRANT, "stream": STREAM}))
+
+UPGRADE = (
+    b"GET /?v=8 HTTP/1.1\r\nHost: voice.test:8443\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def frame(first, payload):
+    """A short client frame, masked with zeros (RFC 6455 5.2)."""
+    return bytes([first, 0x80 | len(payload), 0, 0, 0, 0]) + payload
+
+
+HEARTBEAT = b'{"op":3,"d":7}'
+seed("ws_wire", "heartbeat-and-goodbye",
+     b"\x06" + UPGRADE + frame(0x81, HEARTBEAT) + frame(0x88, b"\x03\xe8"))
+seed("ws_wire", "in-fragments",
+     b"\x00" + UPGRADE + frame(0x01, HEARTBEAT[:5]) + frame(0x89, b"ping") + frame(0x80, HEARTBEAT[5:]))
+seed("ws_wire", "binary", b"\x1f" + UPGRADE + frame(0x82, b"\x1akey package"))
+seed("ws_wire", "no-upgrade", b"\x03GET / HTTP/1.1\r\nHost: voice.test\r\n\r\n")
+
+# The shard's operations as `arbitrary` reads them: a byte that says there is one more, a u32 that is
+# scaled to the number of variants, the fields in order.
+OPERATIONS = ["open", "identify", "resume", "select", "text", "binary", "hangup", "discover", "speak",
+              "datagram", "rule", "kick", "close_channel", "elapse"]
+
+
+def operation(name, *fields):
+    variant = (OPERATIONS.index(name) * 2**32 + 2**31) // len(OPERATIONS)
+    return b"\x01" + variant.to_bytes(4, "little") + b"".join(
+        field if isinstance(field, bytes) else bytes([field]) for field in fields)
+
+
+def u16(value):
+    return value.to_bytes(2, "little")
+
+
+def join(client, mode, version=8):
+    return (operation("open", client, version) + operation("identify", client, 0, 1)
+            + operation("select", client, mode) + operation("discover", client, 0))
+
+
+def speak(client, port=0):
+    return operation("speak", client, port, u16(1), 0, 20)
+
+
+for mode in range(len(MODES)):
+    talk = join(0, mode) + join(1, mode) + speak(0) + speak(1) + speak(0, 1)
+    seed("shard", f"talk-{MODES[mode]}", talk)
+PAIR = join(0, 0) + join(1, 1, 4)
+seed("shard", "resume", PAIR + operation("hangup", 0, u16(1006)) + speak(0) + operation("open", 0, 8)
+     + operation("resume", 0, b"\x01", u16(3)) + speak(1))
+seed("shard", "resume-too-late", PAIR + operation("hangup", 1, u16(1006))
+     + operation("elapse", u16(65_000)) + operation("open", 1, 4) + operation("resume", 1, 0))
+seed("shard", "mute-and-kick", PAIR + speak(0) + operation("rule", 0, 1, 0, 0) + speak(0)
+     + operation("rule", 0, 0, 0, 0) + speak(0) + operation("rule", 1, 0, 1, 0) + speak(0)
+     + operation("kick", 0) + speak(1) + operation("close_channel", 0))
+seed("shard", "identify-twice", PAIR + join(0, 0) + speak(0) + speak(1))
+
+seed("id", "string", '"104694319306248192"')
+seed("id", "number", "7")
