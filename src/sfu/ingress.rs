@@ -98,21 +98,22 @@ impl Shard {
             accepted => accepted,
         };
         let opened = transport.open(bytes).map_err(|reason| stranger.unwrap_or(reason))?;
-        let sighting = transport.sighted(path, &opened);
         match accepted {
             Ok(accept) => {
                 if source.commit(accept) {
                     reception.restart();
                 }
             }
-            // Authentic, but far off: if the next one is beside it, the source has restarted.
+            // Authentic, but far off: if the next one is beside it, the source has restarted. It may be
+            // an old one sent again by somebody else, so it moves nothing.
             Err(reason) => {
                 source.note_jump(seq);
                 return Err(reason);
             }
         }
+        let sighting = transport.sighted(path, &opened);
         if sighting != Sighting::Known || stranger.is_some() {
-            self.bind(index, path.remote, sighting);
+            self.bind(index, path, sighting);
         }
         self.handle_media(now, index, stream_index, &bytes[opened.range], egress)
     }
@@ -255,14 +256,15 @@ impl Shard {
     }
 
     /// An authenticated packet has shown where a session is.
-    fn bind(&mut self, index: SessionIndex, remote: SocketAddr, sighting: Sighting) {
+    fn bind(&mut self, index: SessionIndex, path: Path, sighting: Sighting) {
         if let Sighting::Moved(old) = sighting {
             self.counters.rebound += u64::from(old.is_some());
             if let Some(old) = old {
                 self.unbind(old, index);
             }
         }
-        self.by_source.insert(remote, index);
+        self.sessions[index.index()].candidate = Some(path);
+        self.by_source.insert(path.remote, index);
         self.note_connected(index);
     }
 
