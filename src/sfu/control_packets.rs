@@ -45,10 +45,11 @@ impl Shard {
                 index
             }
         };
-        let transport = self.transports[index.index()].as_ref().ok_or(DropReason::NoKey)?;
+        let transport = self.transports[index.index()].as_mut().ok_or(DropReason::NoKey)?;
         // RTCP has no replay window, so it proves a key but not that its sender is there now: the
-        // address does not follow it.
+        // address does not follow it. The nonces do, for who only listens sends nothing else.
         let opened = transport.open(bytes)?;
+        transport.observe(&opened);
         let mode = transport.mode();
         let session = &mut self.sessions[index.index()];
         session.sent_rtcp = true;

@@ -111,7 +111,8 @@ impl Shard {
                 return Err(reason);
             }
         }
-        let sighting = transport.sighted(path, &opened);
+        transport.observe(&opened);
+        let sighting = transport.sighted(path);
         if sighting != Sighting::Known || stranger.is_some() {
             self.bind(index, path, sighting);
         }
