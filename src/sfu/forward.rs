@@ -56,7 +56,7 @@ fn forward_one(
     egress: &mut Egress,
 ) -> Result<(), DropReason> {
     if transport.deaf {
-        cursor.withhold();
+        cursor.withhold(fanout.seq);
         return Err(DropReason::Deafened);
     }
     let payload_type = fanout.media.payload_type_for(transport.video.as_ref())?;

@@ -150,7 +150,7 @@ impl Shard {
         let (media, payload) = match media.and_then(|media| Ok((media, payload?))) {
             Ok(heard) => heard,
             Err(reason) => {
-                stream.source.withhold();
+                stream.source.withhold(seq);
                 return Err(reason);
             }
         };

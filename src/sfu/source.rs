@@ -78,8 +78,11 @@ impl Source {
     }
 
     /// A committed packet that nobody may hear.
-    pub fn withhold(&mut self) {
-        self.cursor.withhold();
+    pub fn withhold(&mut self, seq: u16) {
+        // Before a restart has joined up, the numbers are those of another sequence.
+        if !self.restarted {
+            self.cursor.withhold(seq);
+        }
     }
 
     /// Gives a committed packet its place, or `None` if it is late from before a cut.
@@ -127,8 +130,7 @@ impl Source {
     fn join_up(&mut self, now: Instant, seq: u16, timestamp: u32) {
         self.restarted = false;
         let Some(newest) = self.newest else { return };
-        self.cursor = Cursor::default();
-        self.cursor.cut();
+        self.cursor = Cursor::starting_at(seq);
         self.seq_offset = newest.place.seq.wrapping_add(1).wrapping_sub(seq);
         let ticks = ticks(now.saturating_duration_since(newest.at), self.clock_hz).max(1);
         self.timestamp_offset = newest.place.timestamp.wrapping_add(ticks).wrapping_sub(timestamp);
@@ -177,7 +179,7 @@ mod tests {
         for seq in 11..=40 {
             let accept = source.check(seq).unwrap();
             source.commit(accept);
-            source.withhold();
+            source.withhold(seq);
         }
         assert_eq!(take(&mut source, now, 41, 31 * 960).unwrap().seq, 16);
         assert!(take(&mut source, now, 41, 31 * 960).is_none(), "a replay is no packet");
