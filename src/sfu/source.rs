@@ -29,6 +29,9 @@ pub struct Source {
     timestamp_offset: u32,
     newest: Option<Newest>,
     restarted: bool,
+    /// Ticks between the last packet of our own and the sender's next at the least; 0 when its next
+    /// has come.
+    ticks_owed: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +51,7 @@ impl Source {
             timestamp_offset: 0,
             newest: None,
             restarted: false,
+            ticks_owed: 0,
         }
     }
 
@@ -91,10 +95,11 @@ impl Source {
         if self.restarted {
             self.join_up(now, seq, timestamp);
         }
-        let place = Place {
-            seq: self.cursor.pass(seq)?.wrapping_add(self.seq_offset),
-            timestamp: timestamp.wrapping_add(self.timestamp_offset),
-        };
+        let seq = self.cursor.pass(seq)?.wrapping_add(self.seq_offset);
+        if self.ticks_owed > 0 {
+            self.keep_clock_ahead(timestamp);
+        }
+        let place = Place { seq, timestamp: timestamp.wrapping_add(self.timestamp_offset) };
         match self.newest {
             Some(newest) if place.seq.wrapping_sub(newest.place.seq) as i16 <= 0 => {}
             _ => self.newest = Some(Newest { place, at: now }),
@@ -111,6 +116,7 @@ impl Source {
         };
         self.newest = Some(Newest { place, at: now });
         self.seq_offset = self.seq_offset.wrapping_add(1);
+        self.ticks_owed = ticks;
         self.cursor.cut();
         Some(place)
     }
@@ -123,6 +129,19 @@ impl Source {
     /// The sender's own number for a number that the channel saw, for feedback about it.
     pub fn original(&self, seq: u16) -> u16 {
         self.cursor.unpass(seq.wrapping_sub(self.seq_offset))
+    }
+
+    /// The sender speaks again sooner than the packets we put in its place have ended: its clock, as
+    /// the channel sees it, goes on from there.
+    #[cold]
+    fn keep_clock_ahead(&mut self, timestamp: u32) {
+        let ticks = std::mem::take(&mut self.ticks_owed);
+        let Some(Newest { place, .. }) = self.newest else { return };
+        let next = place.timestamp.wrapping_add(ticks);
+        let ahead = timestamp.wrapping_add(self.timestamp_offset).wrapping_sub(next) as i32;
+        if ahead < 0 {
+            self.timestamp_offset = next.wrapping_sub(timestamp);
+        }
     }
 
     /// Lets the restarted source go on where the old one stopped, as much later as time has passed.
