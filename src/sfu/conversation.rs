@@ -189,11 +189,11 @@ impl Shard {
 
     fn speaking(&mut self, index: SessionIndex, speaking: Speaking) {
         let session = &mut self.sessions[index.index()];
-        if session.speaking == Some(speaking.flags) {
-            return;
-        }
+        let shown = session.shown_speaking();
         session.speaking = Some(speaking.flags);
-        self.show_speaking(index);
+        if shown != session.shown_speaking() {
+            self.show_speaking(index);
+        }
     }
 
     /// Tells the others, and control, how a session speaks.
