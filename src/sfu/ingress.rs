@@ -166,7 +166,10 @@ impl Shard {
             Media::Video { .. } => video_extension(&packet, sent, &mut room),
         };
         let extension = &room[..usize::from(words) * 4];
-        self.fan_out(index, stream_index, media, packet.marker(), place, extension, payload, egress)
+        let marker = packet.marker();
+        self.fan_out(index, stream_index, media, marker, place, extension, payload, egress)?;
+        self.counters.opened += 1;
+        Ok(())
     }
 
     /// Ends a session's speech for its hearers, who would else wait for the rest of it.
@@ -176,11 +179,9 @@ impl Shard {
         for _ in 0..SILENCE_FRAMES {
             let source = &mut self.sessions[index.index()].streams[0].source;
             let Some(place) = source.insert(now, FRAME_TICKS) else { return };
+            // Nobody sent this packet, so if nobody can hear it none was dropped.
             let (media, payload) = (Media::Audio, &SILENCE);
-            let sealed = self.fan_out(index, 0, media, false, place, &extension, payload, egress);
-            if let Err(reason) = sealed {
-                self.counters.dropped(reason);
-            }
+            let _ = self.fan_out(index, 0, media, false, place, &extension, payload, egress);
         }
     }
 
@@ -218,7 +219,6 @@ impl Shard {
         out[head..body].copy_from_slice(extension);
         out[body..].copy_from_slice(payload);
         stream.cursors.resize(members.len(), Cursor::default());
-        self.counters.opened += 1;
         forward(
             &Fanout { packet: out, seq: place.seq, media },
             index,
@@ -299,9 +299,9 @@ impl Shard {
             self.by_source.insert(path.remote, index);
             self.note_connected(index);
         }
-        let mut slot =
-            egress.slot(Flow::NONE, path, DISCOVERY_BYTES).ok_or(DropReason::EgressFull)?;
-        let out = slot.bytes().first_chunk_mut().ok_or(DropReason::EgressFull)?;
+        let slot = egress.slot(Flow::NONE, path, DISCOVERY_BYTES);
+        let mut slot = slot.ok_or(DropReason::RequestFlood)?;
+        let out = slot.bytes().first_chunk_mut().ok_or(DropReason::RequestFlood)?;
         write_response(ssrc, path.remote, out);
         slot.commit(DISCOVERY_BYTES);
         self.counters.answered += 1;
@@ -319,7 +319,8 @@ impl Shard {
         if !self.by_source.contains_key(&path.remote) && !self.stranger_requests.take(now) {
             return Err(DropReason::RequestFlood);
         }
-        let mut slot = egress.slot(Flow::NONE, path, reply.len()).ok_or(DropReason::EgressFull)?;
+        let slot = egress.slot(Flow::NONE, path, reply.len());
+        let mut slot = slot.ok_or(DropReason::RequestFlood)?;
         slot.bytes().copy_from_slice(&reply);
         slot.commit(reply.len());
         self.counters.answered += 1;
