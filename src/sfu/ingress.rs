@@ -143,7 +143,7 @@ impl Shard {
             [] => Err(DropReason::EmptyPayload),
             bytes => Ok(bytes),
         });
-        let flags = session.speaking.unwrap_or(0) as u8;
+        let flags = session.shown_speaking().unwrap_or(0) as u8;
         let stream = &mut session.streams[stream_index];
         let (seq, timestamp) = (packet.seq(), packet.timestamp());
         stream.reception.received(now, seq, timestamp);
