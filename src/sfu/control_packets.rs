@@ -13,7 +13,7 @@ use crate::{
             reports, write_cname,
         },
     },
-    sfu::{Shard, reception::to_65536ths, session::SessionIndex},
+    sfu::{Shard, reception::to_65536ths, session::SessionIndex, transport::Transport},
 };
 
 /// Reports read of one compound datagram; a full datagram of the shortest has hundreds.
@@ -147,7 +147,8 @@ impl Shard {
         let channel = self.sessions[index.index()].channel;
         for position in 0..self.channels[channel].members.len() {
             let hearer = self.channels[channel].members[position];
-            if hearer != index {
+            let deaf = |transport: &Transport| transport.deaf;
+            if hearer != index && !self.transports[hearer.index()].as_ref().is_some_and(deaf) {
                 self.send_rtcp(hearer, &compound[..len], egress);
             }
         }
