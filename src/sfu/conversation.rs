@@ -65,6 +65,8 @@ impl Shard {
                 Ok(())
             }
             ClientMessage::Video(video) => self.video(now, index, video),
+            // Without codecs it says nothing about them (protocol.md §1.4, op 14).
+            ClientMessage::SessionUpdate { codecs: None } => Ok(()),
             ClientMessage::SessionUpdate { codecs } => {
                 self.list_codecs(index, codecs);
                 self.wants_changed(now, index);
