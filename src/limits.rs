@@ -8,6 +8,10 @@ use std::time::Duration;
 /// 1,472. What is longer is no voice packet.
 pub const DATAGRAM_BYTES_MAX: usize = 1_472;
 
+/// Longest plain packet we forward, bytes: what every encryption mode can seal into one datagram; the
+/// longest adds 40 (protocol.md §2.4). One that opened may have grown by our own extension.
+pub const PLAIN_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - 40;
+
 /// Sessions in one channel. One datagram's fan-out must fit the egress at once, since a sans-IO core
 /// cannot flush in mid-loop; 4,096 is four times the largest stage a single core forwards to at 50
 /// packets a second (perf/results will say better; a channel bigger than a core is future work).
