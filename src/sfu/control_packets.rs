@@ -99,7 +99,7 @@ impl Shard {
         let round_trip = own.wrapping_sub(last_sr).wrapping_sub(delay_since_sr);
         // A clock of the client's own would give nonsense; nobody is a minute away.
         if round_trip < 60 << 16 {
-            let micros = u64::from(round_trip) * 1_000_000 >> 16;
+            let micros = (u64::from(round_trip) * 1_000_000) >> 16;
             self.sessions[index.index()].rtt = Some(Duration::from_micros(micros));
         }
     }
