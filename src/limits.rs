@@ -8,10 +8,13 @@ use std::time::Duration;
 /// holds 1,472. What is longer is no voice packet.
 pub const DATAGRAM_BYTES_MAX: usize = 1_472;
 
+/// Longest plain packet we forward, bytes: what every encryption mode can seal into one datagram;
+/// the longest adds 40 (protocol.md §2.4). One that opened may have grown by our own extension.
+pub const PLAIN_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - 40;
+
 /// Sessions in one channel. One datagram's fan-out must fit the egress at once, since a sans-IO
-/// core cannot flush in mid-loop; 4,096 is four times the largest stage a single core forwards to
-/// at 50 packets a second (perf/results will say better; a channel bigger than a core is future
-/// work).
+/// core cannot flush in mid-loop. More than one core can forward to at 50 packets a second: a
+/// channel bigger than a core needs other means.
 pub const CHANNEL_SESSIONS_MAX: usize = 4_096;
 
 /// Sessions on one shard: 16 bits of flow table and 50 B of counters each; ten times what a core

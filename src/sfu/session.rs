@@ -126,7 +126,8 @@ pub struct Session {
     pub description: Option<Description>,
     /// Say Session Description again after the next resume (protocol.md §8, trap 30).
     pub repeat_description: bool,
-    /// Where discovery last saw the client.
+    /// Where the client was seen last, by discovery or by an authenticated packet: where a new
+    /// transport starts. `Shard::by_source` has this address and the transport's own, at most.
     pub candidate: Option<Path>,
     /// Discovery requests it may still make.
     pub discoveries: Budget,

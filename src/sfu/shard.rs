@@ -20,7 +20,7 @@ use crate::{
     crypto::Mode,
     egress::Egress,
     id::{ChannelId, ConnectionId, Serial, ServerId, ShardId, Ssrc, UserId},
-    limits::{DATAGRAM_BYTES_MAX, SHARD_SESSIONS_MAX},
+    limits::{PLAIN_BYTES_MAX, SHARD_SESSIONS_MAX},
     metrics::Counters,
     sfu::{
         AdmissionRequest, Command, DisconnectReason, Event, RoomReport, Verdict,
@@ -124,7 +124,8 @@ pub struct Shard {
     pub(super) own_ssrc: Ssrc,
     pub(super) stranger_opens: Budget,
     pub(super) stranger_requests: Budget,
-    pub(super) scratch: Box<[u8; DATAGRAM_BYTES_MAX]>,
+    /// Where a packet is put together before it is sealed for each hearer.
+    pub(super) scratch: Box<[u8; PLAIN_BYTES_MAX]>,
     pub(super) draining: bool,
 }
 
@@ -161,7 +162,7 @@ impl Shard {
             own_ssrc,
             stranger_opens: Budget::new(STRANGER_OPENS.0, STRANGER_OPENS.1),
             stranger_requests: Budget::new(STRANGER_REQUESTS.0, STRANGER_REQUESTS.1),
-            scratch: Box::new([0; DATAGRAM_BYTES_MAX]),
+            scratch: Box::new([0; PLAIN_BYTES_MAX]),
             draining: false,
         }
     }

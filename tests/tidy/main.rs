@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["egress", "id", "limits", "metrics"],
     &["crypto", "dave", "rtp", "signalling", "webrtc"],
     &["ring", "sfu"],
-    &["config", "control", "doctor", "driver", "grant", "load", "plan"],
+    &["config", "control", "doctor", "driver", "grant", "load", "plan", "serve"],
 ];
 
 /// Bytes, commands and time come in; bytes and events go out. Nothing here touches the world.
@@ -84,7 +84,7 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("src/control/authority_tests.rs", 630),
     ("src/signalling/client_tests.rs", 887),
     ("tests/control.rs", 841),
-    ("tests/ring.rs", 623),
+    ("tests/ring.rs", 625),
 ];
 
 /// Longest line, characters.
