@@ -88,8 +88,8 @@ drop_reasons! {
 impl DropReason {
     /// Whether it ends one hearer's copy of a packet rather than the datagram that came. In a shard
     /// every datagram is answered, opened, or dropped for one reason that is not a hearer's; every
-    /// copy of an opened one is forwarded, or dropped for one reason that is. What the kernel refuses
-    /// to send was forwarded before.
+    /// copy of an opened one is forwarded, or dropped for one reason that is. What the kernel
+    /// refuses to send was forwarded before.
     pub fn is_hearers(self) -> bool {
         matches!(
             self,

@@ -215,8 +215,8 @@ impl Shard {
         }
     }
 
-    /// Sends a report to whom it is of use. One that cannot be sent now is followed by another, so it
-    /// counts as no drop.
+    /// Sends a report to whom it is of use. One that cannot be sent now is followed by another, so
+    /// it counts as no drop.
     fn send_rtcp(&mut self, to: SessionIndex, compound: &[u8], egress: &mut Egress) {
         let Some(transport) = &mut self.transports[to.index()] else { return };
         if transport.takes_rtcp {

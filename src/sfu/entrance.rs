@@ -50,8 +50,8 @@ impl Shard {
         }
     }
 
-    /// Control has let in a connection that no longer waits: the session ends before it began, which
-    /// control must hear of, for it counts the session from its own answer on.
+    /// Control has let in a connection that no longer waits: the session ends before it began,
+    /// which control must hear of, for it counts the session from its own answer on.
     fn miss(&mut self, admission: &Admission) {
         let serial = admission.serial;
         if !self.by_serial.contains_key(&serial) {

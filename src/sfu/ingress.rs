@@ -105,8 +105,8 @@ impl Shard {
                     reception.restart();
                 }
             }
-            // Authentic, but far off: if the next one is beside it, the source has restarted. It may be
-            // an old one sent again by somebody else, so it moves nothing.
+            // Authentic, but far off: if the next one is beside it, the source has restarted. It
+            // may be an old one sent again by somebody else, so it moves nothing.
             Err(reason) => {
                 source.note_jump(seq);
                 return Err(reason);

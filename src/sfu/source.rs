@@ -132,8 +132,8 @@ impl Source {
         self.cursor.unpass(seq.wrapping_sub(self.seq_offset))
     }
 
-    /// The sender speaks again sooner than the packets we put in its place have ended: its clock, as
-    /// the channel sees it, goes on from there.
+    /// The sender speaks again sooner than the packets we put in its place have ended: its clock,
+    /// as the channel sees it, goes on from there.
     #[cold]
     fn keep_clock_ahead(&mut self, timestamp: u32) {
         let ticks = std::mem::take(&mut self.ticks_owed);

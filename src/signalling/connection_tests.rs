@@ -166,10 +166,18 @@ fn close_codes_follow_the_table() {
         ("an opcode above 64", text(r#"{"op":65}"#), [Some(UnknownOpcode); 3]),
         ("a binary one", binary(&[65]), [Some(UnknownOpcode); 3]),
         ("no JSON", text("hello"), [Some(DecodeFailed); 3]),
-        ("a wrong type", text(r#"{"op":5,"d":7}"#), [Some(DecodeFailed); 3]),
+        (
+            "a wrong type",
+            text(r#"{"op":5,"d":7}"#),
+            [Some(NotAuthenticated), Some(DecodeFailed), Some(DecodeFailed)],
+        ),
         ("an empty binary frame", binary(&[]), [Some(DecodeFailed); 3]),
         ("a short binary frame", binary(&[26]), [Some(DecodeFailed); 3]),
-        ("beyond a limit", text(&codecs.to_string()), [Some(BadRequest); 3]),
+        (
+            "beyond a limit",
+            text(&codecs.to_string()),
+            [Some(NotAuthenticated), Some(BadRequest), Some(BadRequest)],
+        ),
         (
             "Identify",
             text(IDENTIFY),

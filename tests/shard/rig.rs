@@ -1,5 +1,5 @@
-//! A shard on a virtual clock with clients attached to it directly: what either side says arrives at
-//! once and nothing is lost. Plays control by letting in whoever asks, unless told not to.
+//! A shard on a virtual clock with clients attached to it directly: what either side says arrives
+//! at once and nothing is lost. Plays control by letting in whoever asks, unless told not to.
 
 use std::{
     collections::{BTreeMap, HashMap},
