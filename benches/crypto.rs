@@ -1,6 +1,6 @@
-//! Did sealing and opening get slower? Each AEAD mode beside the bare aws-lc calls it is made of, the
-//! secretbox modes alone: a voice packet of 160 bytes, 256 keys in turn. Under `cargo bench` it ends
-//! with the ratios, which are what to watch; times are this machine's.
+//! Did sealing and opening get slower? Each AEAD mode beside the bare aws-lc calls it is made of,
+//! the secretbox modes alone: a voice packet of 160 bytes, 256 keys in turn. Under `cargo bench` it
+//! ends with the ratios, which are what to watch; times are this machine's.
 
 use std::{hint::black_box, time::Instant};
 

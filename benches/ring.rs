@@ -1,6 +1,6 @@
 //! Did sending get slower? The ring against the same datagrams through `sendmmsg` and `sendto`, and
-//! segmented sends on and off, over loopback. The receivers never read: once their small buffers are
-//! full the kernel drops at the last step, the same for all. Filling the egress is not timed.
+//! segmented sends on and off, over loopback. The receivers never read: once their small buffers
+//! are full the kernel drops at the last step, the same for all. Filling the egress is not timed.
 
 // The yardstick is a bare system call; the server's own unsafe code is all in `src/ring`.
 #![allow(unsafe_code)]

@@ -108,8 +108,8 @@ impl Egress {
         self.entries.is_empty()
     }
 
-    /// Lends the filled datagrams to a backend. When the flight is dropped every slot is free again,
-    /// so a backend keeps it until the kernel no longer reads any of its bytes.
+    /// Lends the filled datagrams to a backend. When the flight is dropped every slot is free
+    /// again, so a backend keeps it until the kernel no longer reads any of its bytes.
     pub fn flight(&mut self) -> Flight<'_> {
         Flight { egress: self }
     }
@@ -182,7 +182,8 @@ pub struct Flight<'a> {
 }
 
 impl Flight<'_> {
-    /// One iterator per chain; all datagrams of a chain go to one path, in the order they were filled.
+    /// One iterator per chain; all datagrams of a chain go to one path, in the order they were
+    /// filled.
     pub fn chains(&self) -> impl Iterator<Item = Chain<'_>> {
         self.egress.heads.iter().map(|&head| Chain { egress: self.egress, next: head })
     }

@@ -12,5 +12,6 @@ pub mod limits;
 pub mod metrics;
 pub mod ring;
 pub mod rtp;
+pub mod serve;
 pub mod sfu;
 pub mod signalling;

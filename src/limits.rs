@@ -3,14 +3,18 @@
 
 use std::time::Duration;
 
-/// Largest datagram we accept or send, bytes of UDP payload. Clients keep RTP below 1,200 bytes plus
-/// overhead and their own receive buffers start at 1,460 (protocol.md §2.3); an Ethernet frame holds
-/// 1,472. What is longer is no voice packet.
+/// Largest datagram we accept or send, bytes of UDP payload. Clients keep RTP below 1,200 bytes
+/// plus overhead and their own receive buffers start at 1,460 (protocol.md §2.3); an Ethernet frame
+/// holds 1,472. What is longer is no voice packet.
 pub const DATAGRAM_BYTES_MAX: usize = 1_472;
 
-/// Sessions in one channel. One datagram's fan-out must fit the egress at once, since a sans-IO core
-/// cannot flush in mid-loop; 4,096 is four times the largest stage a single core forwards to at 50
-/// packets a second (perf/results will say better; a channel bigger than a core is future work).
+/// Longest plain packet we forward, bytes: what every encryption mode can seal into one datagram;
+/// the longest adds 40 (protocol.md §2.4). One that opened may have grown by our own extension.
+pub const PLAIN_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - 40;
+
+/// Sessions in one channel. One datagram's fan-out must fit the egress at once, since a sans-IO
+/// core cannot flush in mid-loop. More than one core can forward to at 50 packets a second: a
+/// channel bigger than a core needs other means.
 pub const CHANNEL_SESSIONS_MAX: usize = 4_096;
 
 /// Sessions on one shard: 16 bits of flow table and 50 B of counters each; ten times what a core
@@ -24,8 +28,8 @@ pub const EGRESS_BYTES_MAX: usize = (CHANNEL_SESSIONS_MAX + EGRESS_FLUSH_AT) * D
 /// Datagrams the egress holds: the largest fan-out, after a batch that was just short of flushing.
 pub const EGRESS_DATAGRAMS_MAX: usize = CHANNEL_SESSIONS_MAX + EGRESS_FLUSH_AT;
 
-/// Filled datagrams at which the driver flushes rather than handle the next one. Fewer flushes group
-/// more video segments per destination; more keep the arena in the second-level cache
+/// Filled datagrams at which the driver flushes rather than handle the next one. Fewer flushes
+/// group more video segments per destination; more keep the arena in the second-level cache
 /// (512 × 200 bytes of voice = 100 KiB).
 pub const EGRESS_FLUSH_AT: usize = 512;
 
@@ -36,32 +40,33 @@ pub const MEDIA_BATCH_MAX: usize = 64;
 /// socket's own buffer and nothing is lost; more would only move the queue from there to here.
 pub const RECEIVE_BUFFERS: u16 = 1_024;
 
-/// Bytes of one receive buffer: 128 for header, address and control messages, 1,920 of payload. More
-/// than the largest datagram we accept, so that one that is longer is seen to be.
+/// Bytes of one receive buffer: 128 for header, address and control messages, 1,920 of payload.
+/// More than the largest datagram we accept, so that one that is longer is seen to be.
 pub const RECEIVE_BUFFER_BYTES: usize = 2_048;
 
-/// Send calls handed to the kernel at once. What one needs (message, submission, completion) is about
-/// 350 bytes, so a batch stays in the first-level cache, and the cost of entering the kernel is
-/// spread over all of them.
+/// Send calls handed to the kernel at once. What one needs (message, submission, completion) is
+/// about 350 bytes, so a batch stays in the first-level cache, and the cost of entering the kernel
+/// is spread over all of them.
 pub const SEND_BATCH_MAX: usize = 64;
 
-/// Pieces that the send calls of one batch gather from: every call may have one, and several the most.
+/// Pieces that the send calls of one batch gather from: every call may have one, and several the
+/// most.
 pub const SEND_PIECES_MAX: usize = 1_024;
 
 /// Datagrams the kernel cuts from one send: `UDP_MAX_SEGMENTS` before Linux 6.9.
 pub const GSO_SEGMENTS_MAX: usize = 64;
 
-/// Bytes of one send, all datagrams of it: the largest UDP payload of an IPv4 packet (65,535 less two
-/// headers, 20 + 8).
+/// Bytes of one send, all datagrams of it: the largest UDP payload of an IPv4 packet (65,535 less
+/// two headers, 20 + 8).
 pub const GSO_BYTES_MAX: usize = 65_507;
 
 /// Segmented sends that fail in a row, while the same datagrams pass alone, before a ring gives
 /// segmentation up. One may be a route that has just changed; eight are a device that cannot.
 pub const GSO_FAILURES_MAX: u32 = 8;
 
-/// Bytes asked for as the socket's receive and send buffer. The kernel charges a small datagram with
-/// up to about 2 KiB (memory, not payload) and doubles what was asked: 4,000 datagrams, 20 ms at
-/// 200,000 a second. What has waited longer is no longer worth hearing.
+/// Bytes asked for as the socket's receive and send buffer. The kernel charges a small datagram
+/// with up to about 2 KiB (memory, not payload) and doubles what was asked: 4,000 datagrams, 20 ms
+/// at 200,000 a second. What has waited longer is no longer worth hearing.
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1_024 * 1_024;
 
 /// Largest WebSocket message from a client, bytes: the largest legitimate one is an MLS welcome of
@@ -113,8 +118,9 @@ pub const OUTBOX_BYTES_MAX: usize = 2 * REPLAY_BYTES_MAX;
 /// Longest HTTP upgrade request, bytes: browsers send about 1 KiB, with cookies a few.
 pub const REQUEST_BYTES_MAX: usize = 16 * 1_024;
 
-/// Connections of one shard that have not opened their WebSocket yet. A join storm brings a thousand
-/// within seconds; each costs a TLS state of about 20 KiB and is gone within [`IDENTIFY_TIMEOUT`].
+/// Connections of one shard that have not opened their WebSocket yet. A join storm brings a
+/// thousand within seconds; each costs a TLS state of about 20 KiB and is gone within
+/// [`IDENTIFY_TIMEOUT`].
 pub const HANDSHAKES_MAX: usize = 2_048;
 
 /// Time a write to a WebSocket may make no progress before its reader counts as gone. A mobile
@@ -124,8 +130,8 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time a client has to take our close frame and close its side.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Length of `session_id` and `token` in Identify, Resume and grants, bytes: signed tokens are a few
-/// hundred characters (protocol.md §6.4).
+/// Length of `session_id` and `token` in Identify, Resume and grants, bytes: signed tokens are a
+/// few hundred characters (protocol.md §6.4).
 pub const CREDENTIAL_BYTES_MAX: usize = 2_048;
 
 /// Video layers one client may declare: Discord's clients declare two, simulcast has three.

@@ -57,6 +57,6 @@ fn serve(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
     for notice in &config.notices {
         tracing::info!("{notice}");
     }
-    stentor::driver::server::serve(config)?;
+    stentor::serve::serve(config)?;
     Ok(ExitCode::SUCCESS)
 }

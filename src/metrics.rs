@@ -85,6 +85,26 @@ drop_reasons! {
     RtcpConsumed = "rtcp_consumed",
 }
 
+impl DropReason {
+    /// Whether it ends one hearer's copy of a packet rather than the datagram that came. In a shard
+    /// every datagram is answered, opened, or dropped for one reason that is not a hearer's; every
+    /// copy of an opened one is forwarded, or dropped for one reason that is. What the kernel refuses
+    /// to send was forwarded before.
+    pub fn is_hearers(self) -> bool {
+        matches!(
+            self,
+            DropReason::Deafened
+                | DropReason::NotConnected
+                | DropReason::CodecNotSupported
+                | DropReason::LateAfterGap
+                | DropReason::NonceExhausted
+                | DropReason::EgressFull
+                | DropReason::SocketFull
+                | DropReason::SendFailed
+        )
+    }
+}
+
 /// How many drop reasons there are.
 pub const DROP_REASONS: usize = DropReason::ALL.len();
 

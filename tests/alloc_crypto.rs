@@ -1,5 +1,5 @@
-//! Opening and sealing do not touch Rust's heap, in any mode. (aws-lc sets up ChaCha20-Poly1305 keys
-//! in memory of its own, which is C's.)
+//! Opening and sealing do not touch Rust's heap, in any mode. (aws-lc sets up ChaCha20-Poly1305
+//! keys in memory of its own, which is C's.)
 #![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
 
 use std::{
@@ -20,8 +20,8 @@ fn count() {
     ALLOCATIONS.with(|allocations| allocations.set(allocations.get() + 1));
 }
 
-// SAFETY: every call is passed on unchanged to the system's allocator, which keeps the contract; the
-// counter has neither a destructor nor a lazy initialiser, so counting does not allocate.
+// SAFETY: every call is passed on unchanged to the system's allocator, which keeps the contract;
+// the counter has neither a destructor nor a lazy initialiser, so counting does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();

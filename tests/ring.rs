@@ -48,8 +48,8 @@ fn peer_at(address: &str) -> UdpSocket {
     peer
 }
 
-/// The next datagram a peer gets. Whoever uses it sends a peer no more than an ordinary receive buffer
-/// holds, 200 KiB of kernel memory.
+/// The next datagram a peer gets. Whoever uses it sends a peer no more than an ordinary receive
+/// buffer holds, 200 KiB of kernel memory.
 fn receive_one(peer: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = [0; 65_536];
     let (len, from) = peer.recv_from(&mut buffer).unwrap();
@@ -268,7 +268,8 @@ fn segmented_or_not_every_peer_gets_the_same_bytes_in_order() {
 
     let (cut, received) = fan_out(true, &plan);
     assert_eq!(received, expected);
-    // Per peer: 172×3+90 | 172 | 1200×3 | 0 | 0 | 1 | 1472×2+400. The third goes on with 64, 64, 22.
+    // Per peer: 172×3+90 | 172 | 1200×3 | 0 | 0 | 1 | 1472×2+400. The third goes on with 64, 64,
+    // 22.
     assert_eq!(cut, Sent { traversals: 7 * 10 + 3, ..all });
 }
 
@@ -404,7 +405,8 @@ fn dropping_a_ring_that_receives_frees_its_port() {
     let listen = ring().local_addr().unwrap();
     let peer = peer();
     for round in 0..50 {
-        // At once, but for a process that another test starts just then: it has a copy until it execs.
+        // At once, but for a process that another test starts just then: it has a copy until it
+        // execs.
         let end = Instant::now() + PATIENCE;
         let socket = loop {
             match socket::open(listen, SocketBuffers::default()) {
@@ -545,9 +547,9 @@ fn a_pool_that_is_no_power_of_two_is_refused_with_a_remedy() {
 
 const IN_NAMESPACE: &str = "STENTOR_TEST_NAMESPACE";
 
-/// Loopback never fills a send buffer, unless it is made slow; so this runs itself again in a network
-/// namespace of its own. Where namespaces are forbidden it says so and passes; the counting is also
-/// tested in `ring/batch.rs`.
+/// Loopback never fills a send buffer, unless it is made slow; so this runs itself again in a
+/// network namespace of its own. Where namespaces are forbidden it says so and passes; the counting
+/// is also tested in `ring/batch.rs`.
 #[test]
 fn a_full_send_buffer_is_counted_and_later_sends_are_fine() {
     if std::env::var_os(IN_NAMESPACE).is_some() {

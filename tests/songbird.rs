@@ -1,6 +1,6 @@
-//! songbird 0.6, unmodified, as a foreign client over real TLS: each voice speaks a sine tone of its
-//! own, each hearer says by Goertzel filter which tones it heard under which SSRC, and which RTP
-//! sequence numbers. Claims are about media heard, never about time; every wait is bounded.
+//! songbird 0.6, unmodified, as a foreign client over real TLS: each voice speaks a sine tone of
+//! its own, each hearer says by Goertzel filter which tones it heard under which SSRC, and which
+//! RTP sequence numbers. Claims are about media heard, never about time; every wait is bounded.
 
 mod support;
 

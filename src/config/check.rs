@@ -1,21 +1,20 @@
-//! What the texts of settings mean, and the rules between them: nothing leaves loopback without a
-//! certificate and a secret, and clients are never told an address or port they cannot use.
+//! From texts to a checked `Config`: what is read from where, what holds when nobody says, and the
+//! rules between settings: nothing leaves loopback without a certificate and a secret, and clients
+//! are never told an address or port they cannot use. What a text means by itself is `parse.rs`.
 
 use std::{
     fmt::Display,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::{NonZeroU16, NonZeroU32},
     path::{Path, PathBuf},
-    str::FromStr,
     time::{Duration, SystemTime},
 };
-
-use tracing_subscriber::EnvFilter;
 
 use super::{
     Config, ConfigError, ConnectionsPerAddress, Control, ControlAccess, Development, Endpoint,
     Flags, Gateway, KEY_BYTES_MIN, Log, LogFormat, Media, Origin, Plaintext, Secret, TlsFiles,
     Webhook,
+    parse::{self, Complaint, complain},
     settings::{Environment, Layers},
     state::{self, Kept, StateDir},
 };
@@ -24,34 +23,8 @@ use crate::sfu::E2ee;
 /// Shards a server may have: the UDP ports of more would not fit beside each other.
 const SHARDS_MAX: u16 = 1_024;
 
-/// Longest resume window: ghosts hold their places in a channel for as long.
-const RESUME_WINDOW_MAX: Duration = Duration::from_secs(3_600);
-
 /// Fewest bytes of a secret that is all that stands between a network and the control API.
 const SECRET_BYTES_MIN: usize = 16;
-
-/// Encryption modes known to the protocol (protocol.md §2.4), as offered by default first.
-const MODES: [&str; 7] = [
-    "aead_aes256_gcm_rtpsize",
-    XCHACHA,
-    "aead_aes256_gcm",
-    "xsalsa20_poly1305_lite_rtpsize",
-    "xsalsa20_poly1305_lite",
-    "xsalsa20_poly1305_suffix",
-    "xsalsa20_poly1305",
-];
-const MODES_DEFAULT: usize = 2;
-const XCHACHA: &str = "aead_xchacha20_poly1305_rtpsize";
-
-/// What is wrong with one text and what to write instead.
-struct Complaint {
-    problem: String,
-    remedy: String,
-}
-
-fn complain<T>(problem: impl Display, remedy: impl Display) -> Result<T, Complaint> {
-    Err(Complaint { problem: problem.to_string(), remedy: remedy.to_string() })
-}
 
 /// A setting's meaning and where it came from.
 struct Given<T> {
@@ -165,9 +138,12 @@ pub(super) fn config(
         notices.push("control.listen is not loopback and speaks plain HTTP: keep it inside a trusted network".to_owned());
     }
 
-    let plaintext = reader.get("gateway.plaintext", Plaintext::Loopback, plaintext)?.value;
+    let plaintext = reader.get("gateway.plaintext", Plaintext::Loopback, parse::plaintext)?.value;
     let tls = tls(&reader, plaintext, because.as_deref())?;
     let state = StateDir(&state_dir);
+    // A key that only this server knows is of use where its operator tries things out. Elsewhere
+    // signed tokens are off until a key is given, and nothing is written.
+    let key_development = if because.is_some() { Development::Imagine } else { development };
     let tls = match (tls, &because) {
         (None, None) if development == Development::Persist => {
             let files = state.certificate(SystemTime::now())?;
@@ -213,15 +189,17 @@ pub(super) fn config(
             listen: control_listen,
             secret,
             webhook: webhook(&reader)?,
-            speaking_events: reader.get("control.speaking_events", false, switch)?.value,
+            speaking_events: reader.get("control.speaking_events", false, parse::switch)?.value,
         },
-        token_key: token_key(&reader, &state, development)?,
+        token_key: token_key(&reader, &state, key_development)?,
         modes: modes(&reader, &mut notices)?,
-        e2ee: reader.get("e2ee", E2ee::Optional, e2ee)?.value,
-        resume_window: reader.get("resume_window", Duration::from_secs(60), resume_window)?.value,
+        e2ee: reader.get("e2ee", E2ee::Optional, parse::e2ee)?.value,
+        resume_window: reader
+            .get("resume_window", Duration::from_secs(60), parse::resume_window)?
+            .value,
         log: Log {
-            format: reader.get("log.format", LogFormat::Text, log_format)?.value,
-            level: reader.get("log.level", "info".to_owned(), log_level)?.value,
+            format: reader.get("log.format", LogFormat::Text, parse::log_format)?.value,
+            level: reader.get("log.level", "info".to_owned(), parse::log_level)?.value,
         },
         state_dir,
         notices,
@@ -264,7 +242,7 @@ pub(super) fn control_access(
 
 fn gateway_listen(reader: &Reader<'_>) -> Result<Given<SocketAddr>, ConfigError> {
     let listen =
-        reader.get("gateway.listen", (Ipv4Addr::LOCALHOST, 8443).into(), socket_address)?;
+        reader.get("gateway.listen", (Ipv4Addr::LOCALHOST, 8443).into(), parse::socket_address)?;
     if listen.value.port() == 0 {
         return reader.object(
             "gateway.listen",
@@ -276,14 +254,16 @@ fn gateway_listen(reader: &Reader<'_>) -> Result<Given<SocketAddr>, ConfigError>
 }
 
 fn control_listen(reader: &Reader<'_>) -> Result<SocketAddr, ConfigError> {
-    Ok(reader.get("control.listen", (Ipv4Addr::LOCALHOST, 8080).into(), socket_address)?.value)
+    Ok(reader
+        .get("control.listen", (Ipv4Addr::LOCALHOST, 8080).into(), parse::socket_address)?
+        .value)
 }
 
 fn shards(reader: &Reader<'_>) -> Result<NonZeroU16, ConfigError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let cores = u16::try_from(cores).unwrap_or(SHARDS_MAX).min(SHARDS_MAX);
     let default = NonZeroU16::new(cores).unwrap_or(NonZeroU16::MIN);
-    Ok(reader.get("shards", default, |text| number(text, 1, SHARDS_MAX.into()))?.value)
+    Ok(reader.get("shards", default, |text| parse::number(text, 1, SHARDS_MAX.into()))?.value)
 }
 
 fn media(
@@ -293,8 +273,8 @@ fn media(
 ) -> Result<Media, ConfigError> {
     let local = gateway.ip().to_canonical().is_loopback();
     let default = if local { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
-    let listen = reader.get("media.listen", default.into(), ip_address)?.value;
-    let public_ip = match reader.find("media.public_ip", public_ip)? {
+    let listen = reader.get("media.listen", default.into(), parse::ip_address)?.value;
+    let public_ip = match reader.find("media.public_ip", parse::public_ip)? {
         Some(given) => given.value,
         None if !listen.is_unspecified() => listen,
         None if local => Ipv4Addr::LOCALHOST.into(),
@@ -312,8 +292,8 @@ fn media(
         base_port,
         public_ip,
         public_base_port: self::base_port(reader, "media.public_base_port", base_port, shards)?,
-        gso: reader.get("media.gso", true, switch)?.value,
-        busy_poll: reader.get("media.busy_poll", false, switch)?.value,
+        gso: reader.get("media.gso", true, parse::switch)?.value,
+        busy_poll: reader.get("media.busy_poll", false, parse::switch)?.value,
     })
 }
 
@@ -323,7 +303,7 @@ fn base_port(
     default: u16,
     shards: NonZeroU16,
 ) -> Result<u16, ConfigError> {
-    let port = reader.get(key, default, |text| number(text, 1, u16::MAX.into()))?.value;
+    let port = reader.get(key, default, |text| parse::number(text, 1, u16::MAX.into()))?.value;
     if port.checked_add(shards.get() - 1).is_none() {
         return reader.object(
             key,
@@ -340,8 +320,8 @@ fn tls(
     plaintext: Plaintext,
     because: Option<&str>,
 ) -> Result<Option<TlsFiles>, ConfigError> {
-    let certificate = reader.find("gateway.tls_cert", file)?;
-    let key = reader.find("gateway.tls_key", file)?;
+    let certificate = reader.find("gateway.tls_cert", parse::file)?;
+    let key = reader.find("gateway.tls_key", parse::file)?;
     match (certificate, key) {
         (Some(certificate), Some(key)) => {
             Ok(Some(TlsFiles { certificate: certificate.value, key: key.value }))
@@ -368,7 +348,7 @@ fn tls(
 }
 
 fn public_endpoint(reader: &Reader<'_>, listen: SocketAddr) -> Result<Endpoint, ConfigError> {
-    if let Some(given) = reader.find("gateway.public_endpoint", endpoint)? {
+    if let Some(given) = reader.find("gateway.public_endpoint", parse::endpoint)? {
         return Ok(given.value);
     }
     let host = match listen.ip().to_canonical() {
@@ -391,8 +371,9 @@ fn public_endpoint(reader: &Reader<'_>, listen: SocketAddr) -> Result<Endpoint, 
 
 fn connections_per_address(reader: &Reader<'_>) -> Result<ConnectionsPerAddress, ConfigError> {
     const DEFAULT: NonZeroU32 = NonZeroU32::new(256).expect("256 is not zero");
-    let given = reader
-        .get("gateway.connections_per_address", DEFAULT, |text| number(text, 1, u32::MAX.into()))?;
+    let given = reader.get("gateway.connections_per_address", DEFAULT, |text| {
+        parse::number(text, 1, u32::MAX.into())
+    })?;
     let loopback_exempt = given.origin == Origin::Default;
     Ok(ConnectionsPerAddress { max: given.value, loopback_exempt })
 }
@@ -415,7 +396,7 @@ fn control_secret(reader: &Reader<'_>, exposed: bool) -> Result<Option<Secret>, 
 }
 
 fn webhook(reader: &Reader<'_>) -> Result<Option<Webhook>, ConfigError> {
-    let url = reader.find("control.webhook_url", webhook_url)?;
+    let url = reader.find("control.webhook_url", parse::webhook_url)?;
     let secret = reader.find("control.webhook_secret", |text| Ok(Secret::new(text)))?;
     match (url, secret) {
         (Some(url), Some(secret)) => Ok(Some(Webhook { url: url.value, secret: secret.value })),
@@ -467,10 +448,12 @@ fn development_secret(
 }
 
 fn modes(reader: &Reader<'_>, notices: &mut Vec<String>) -> Result<Vec<&'static str>, ConfigError> {
-    let modes = reader.get("modes", MODES[..MODES_DEFAULT].to_vec(), mode_list)?.value;
-    if !modes.contains(&XCHACHA) {
+    let modes =
+        reader.get("modes", parse::MODES[..parse::MODES_DEFAULT].to_vec(), parse::mode_list)?.value;
+    if !modes.contains(&parse::XCHACHA) {
         notices.push(format!(
-            "modes lacks {XCHACHA}: the Python and C++ client libraries know no other"
+            "modes lacks {}: the Python and C++ client libraries know no other",
+            parse::XCHACHA
         ));
     }
     Ok(modes)
@@ -478,7 +461,7 @@ fn modes(reader: &Reader<'_>, notices: &mut Vec<String>) -> Result<Vec<&'static 
 
 /// The setting, else what systemd, the XDG base directories or the home directory say.
 fn state_dir(reader: &Reader<'_>) -> Result<PathBuf, ConfigError> {
-    if let Some(given) = reader.find("state_dir", file)? {
+    if let Some(given) = reader.find("state_dir", parse::file)? {
         return Ok(given.value);
     }
     let environment = reader.0.environment();
@@ -494,176 +477,8 @@ fn state_dir(reader: &Reader<'_>) -> Result<PathBuf, ConfigError> {
             .map(|path| path.join("stentor"))
     };
     let home = || variable("HOME").map(|home| Path::new(&home).join(".local/state/stentor"));
-    match systemd.or_else(xdg).or_else(home) {
-        Some(path) => Ok(path),
-        None => reader.object(
-            "state_dir",
-            "cannot be derived: HOME is not set either",
-            "name a directory that this user can write",
-        ),
-    }
-}
-
-fn parse<T: FromStr>(text: &str, what: &str, example: &str) -> Result<T, Complaint> {
-    text.parse().or_else(|_| {
-        complain(format!("`{text}` is not {what}"), format!("write for example {example}"))
-    })
-}
-
-fn socket_address(text: &str) -> Result<SocketAddr, Complaint> {
-    parse(text, "an IP address with a port", "127.0.0.1:8443 or [::1]:8443")
-}
-
-fn ip_address(text: &str) -> Result<IpAddr, Complaint> {
-    parse(text, "an IP address", "0.0.0.0")
-}
-
-fn public_ip(text: &str) -> Result<IpAddr, Complaint> {
-    let address: IpAddr =
-        parse(text, "a literal IP address (clients cannot use names here)", "203.0.113.7")?;
-    if address.is_unspecified() || address.is_multicast() {
-        return complain(
-            format!("clients cannot send to {address}"),
-            "give the address clients reach this machine at",
-        );
-    }
-    Ok(address)
-}
-
-fn switch(text: &str) -> Result<bool, Complaint> {
-    parse(text, "true or false", "true")
-}
-
-fn number<T: FromStr>(text: &str, min: u64, max: u64) -> Result<T, Complaint> {
-    let in_range = text.parse().is_ok_and(|value: u64| (min..=max).contains(&value));
-    match text.parse() {
-        Ok(value) if in_range => Ok(value),
-        _ => {
-            complain(format!("`{text}` is not a number in range"), format!("write {min} to {max}"))
-        }
-    }
-}
-
-fn file(text: &str) -> Result<PathBuf, Complaint> {
-    if text.is_empty() { complain("empty", "name a path") } else { Ok(PathBuf::from(text)) }
-}
-
-fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Complaint> {
-    match choices.iter().find(|(name, _)| *name == text) {
-        Some(&(_, value)) => Ok(value),
-        None => {
-            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-            complain(
-                format!("`{text}` is not a choice"),
-                format!("write one of {}", names.join(", ")),
-            )
-        }
-    }
-}
-
-fn plaintext(text: &str) -> Result<Plaintext, Complaint> {
-    let choices = [
-        ("loopback", Plaintext::Loopback),
-        ("never", Plaintext::Never),
-        ("always", Plaintext::Always),
-    ];
-    choose(text, &choices)
-}
-
-fn e2ee(text: &str) -> Result<E2ee, Complaint> {
-    let choices = [("off", E2ee::Off), ("optional", E2ee::Optional), ("required", E2ee::Required)];
-    choose(text, &choices)
-}
-
-fn log_format(text: &str) -> Result<LogFormat, Complaint> {
-    choose(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
-}
-
-fn log_level(text: &str) -> Result<String, Complaint> {
-    match EnvFilter::try_new(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => complain(
-            format!("`{text}` is no filter: {error}"),
-            "write for example info or stentor=debug",
-        ),
-    }
-}
-
-fn endpoint(text: &str) -> Result<Endpoint, Complaint> {
-    let remedy = "write host:port alone, such as voice.example.org:443";
-    if text.contains("://") {
-        return complain(format!("`{text}` has a scheme, and clients add their own"), remedy);
-    }
-    let Some(colon) = text.rfind(':') else {
-        return complain(format!("`{text}` has no port, and some clients need one"), remedy);
-    };
-    let (host, port) = (&text[..colon], &text[colon + 1..]);
-    // A colon inside the host is an IPv6 literal; clients split at the first one.
-    let host_is_plain = !host.is_empty()
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
-    if !host_is_plain || port.parse::<NonZeroU16>().is_err() || port.starts_with('+') {
-        return complain(
-            format!("`{text}` is not a host name or IPv4 address with a port"),
-            remedy,
-        );
-    }
-    Ok(Endpoint { text: text.to_owned(), colon })
-}
-
-fn webhook_url(text: &str) -> Result<http::Uri, Complaint> {
-    let remedy = "write a URL such as https://backend.example.org/voice-events";
-    let Ok(url) = text.parse::<http::Uri>() else {
-        return complain(format!("`{text}` is not a URL"), remedy);
-    };
-    let scheme_is_known = matches!(url.scheme_str(), Some("http" | "https"));
-    let host_is_plain = url.authority().is_some_and(|host| !host.as_str().contains('@'));
-    if scheme_is_known && host_is_plain {
-        Ok(url)
-    } else {
-        complain(
-            "neither an http:// nor an https:// URL with a host and without credentials",
-            remedy,
-        )
-    }
-}
-
-fn mode_list(text: &str) -> Result<Vec<&'static str>, Complaint> {
-    let mut modes = Vec::new();
-    for name in text.split(',').map(str::trim) {
-        match MODES.iter().find(|mode| **mode == name) {
-            Some(mode) if !modes.contains(mode) => modes.push(*mode),
-            Some(_) => return complain(format!("`{name}` is listed twice"), "list it once"),
-            None => {
-                return complain(
-                    format!("`{name}` is not an encryption mode"),
-                    format!("choose from {}", MODES.join(", ")),
-                );
-            }
-        }
-    }
-    Ok(modes)
-}
-
-fn resume_window(text: &str) -> Result<Duration, Complaint> {
-    let remedy = "write a number of seconds, or a number with ms, s, m or h, up to 1h";
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let ms = match unit.trim_start() {
-        "" | "s" => 1_000,
-        "ms" => 1,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return complain(format!("`{text}` is not a duration"), remedy),
-    };
-    match number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(ms))
-        .map(Duration::from_millis)
-    {
-        Some(window) if window <= RESUME_WINDOW_MAX => Ok(window),
-        _ => complain(format!("`{text}` is not a duration of at most 1h"), remedy),
-    }
+    let path = systemd.or_else(xdg).or_else(home);
+    Ok(path.unwrap_or_else(|| PathBuf::from("/var/lib/stentor")))
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+//! What settings are accepted, what is refused and what the refusal says.
+
 use std::{collections::HashMap, io::Write};
 
 use super::*;
@@ -207,6 +209,17 @@ fn leaving_loopback_takes_a_certificate_and_a_secret() {
 }
 
 #[test]
+fn a_public_server_with_its_own_files_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let given = [PUBLIC, CERTIFICATE, KEY, SECRET, IP, ENDPOINT];
+    let given = [&given[..], &[("state_dir", state.to_str().unwrap())]].concat();
+    let sources = Sources { flags: &given, ..NOTHING };
+    sources.read(|flags, environment| config(flags, environment, Development::Persist)).unwrap();
+    assert!(!state.exists());
+}
+
+#[test]
 fn behind_a_proxy_no_certificate_is_needed_but_the_secret_is() {
     let proxy = ("gateway.plaintext", "always");
     assert!(flags(&[PUBLIC, proxy, SECRET, IP, ENDPOINT]).unwrap().gateway.tls.is_none());
@@ -321,4 +334,5 @@ fn the_state_directory_follows_systemd_then_xdg_then_home() {
     assert_eq!(state_dir(&[systemd, xdg]), "/var/lib/stentor");
     assert_eq!(state_dir(&[xdg]), "/state/stentor");
     assert_eq!(state_dir(&[("XDG_STATE_HOME", "relative")]), "/home/nobody/.local/state/stentor");
+    assert_eq!(state_dir(&[("HOME", "")]), "/var/lib/stentor");
 }

@@ -5,6 +5,7 @@
 
 mod check;
 mod log;
+mod parse;
 mod secret;
 mod settings;
 mod state;

@@ -50,7 +50,7 @@ settings! {
     "control.webhook_url" "URL" "Where events are posted [default: nowhere]",
     "control.webhook_secret" "TEXT" "Signs posted events; required with control.webhook_url",
     "control.speaking_events" "true|false" "Report who speaks [default: false]",
-    "token.key" "HEX" "Key of signed tokens, 32 bytes or more [default: one made on first start]",
+    "token.key" "HEX" "Key of signed tokens, 32 bytes or more [default on loopback: one made on first start]",
     "token.key_file" "FILE" "File holding token.key",
     "modes" "NAME,…" "Encryption modes offered, best first [default: aead_aes256_gcm_rtpsize,aead_xchacha20_poly1305_rtpsize]",
     "e2ee" "off|optional|required" "End-to-end encryption where a grant does not say [default: optional]",

@@ -3,7 +3,7 @@
 //! knows every live session by its serial, and places channels on shards. Driven by `node`.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     net::{IpAddr, Ipv6Addr},
     time::{Duration, Instant},
 };
@@ -12,15 +12,16 @@ use time::OffsetDateTime;
 
 use super::{
     directory::Directory,
-    event_log::{EventPlace, Occurrence, PublicEvent, Subject},
+    event_log::{Occurrence, PublicEvent, Subject},
     ledger::{Grant, Holder, Ledger, room},
+    roster::{Live, Roster},
     throttle::{Rate, Throttle},
     token,
 };
 use crate::{
     config::Secret,
     driver::queues::News,
-    id::{ChannelId, Serial, ServerId, SessionId, ShardId, Token},
+    id::{ChannelId, Serial, ShardId},
     limits::{GRANTS_MAX, IDENTIFY_TIMEOUT},
     sfu::{
         Admission, AdmissionRequest, Command, DisconnectReason, E2ee, Event, Kind, Policy,
@@ -95,10 +96,7 @@ pub struct Authority {
     rules: Rules,
     ledger: Ledger,
     directory: Directory,
-    sessions: HashMap<Serial, Live>,
-    by_holder: HashMap<Holder, Vec<Serial>>,
-    by_session: HashMap<(ServerId, SessionId), Vec<Serial>>,
-    last_serial: u64,
+    sessions: Roster,
     identifies: Throttle<(Holder, IpAddr)>,
     failures: Throttle<IpAddr>,
     deadlines: BTreeSet<(Instant, Deadline)>,
@@ -106,32 +104,8 @@ pub struct Authority {
     audiences: BTreeSet<ChannelId>,
     outputs: VecDeque<Output>,
     draining: bool,
-}
-
-/// A session from its admission to its end.
-#[derive(Debug)]
-struct Live {
-    holder: Holder,
-    session: SessionId,
-    token: Token,
-    kind: Kind,
-    /// The channel as the backend calls it.
-    channel: ChannelId,
-    /// The channel as the shard calls it.
-    room: ChannelId,
-    shard: ShardId,
-    policy: Policy,
-    /// When Ready was sent; `None` while the connection is on its way.
-    identified_at: Option<OffsetDateTime>,
-    /// It was told to end; told again if it turns up after that.
-    closing: Option<(CloseCode, DisconnectReason)>,
-    /// A newer session of the holder is in its place.
-    superseded: bool,
-    /// Its grant moved to another channel: until then it may stay.
-    leave_at: Option<Instant>,
-    /// Speaking flags as published, and as they are if a publication is due.
-    spoke: u32,
-    speaks: Option<u32>,
+    /// [`GRANTS_MAX`]; a field so that a test can fill it.
+    grants_max: usize,
 }
 
 /// Why to wake. Kept until due; looked at then.
@@ -166,16 +140,14 @@ impl Authority {
             directory: Directory::new(rules.shards),
             rules,
             ledger: Ledger::default(),
-            sessions: HashMap::new(),
-            by_holder: HashMap::new(),
-            by_session: HashMap::new(),
-            last_serial: 0,
+            sessions: Roster::default(),
             identifies: Throttle::new(IDENTIFY_RATE, THROTTLE_KEYS_MAX),
             failures: Throttle::new(FAILURE_RATE, THROTTLE_KEYS_MAX),
             deadlines: BTreeSet::new(),
             audiences: BTreeSet::new(),
             outputs: VecDeque::new(),
             draining: false,
+            grants_max: GRANTS_MAX,
         }
     }
 
@@ -206,7 +178,8 @@ impl Authority {
 
     /// When the holder's session in that channel became one.
     pub fn connected_at(&self, holder: Holder, room: ChannelId) -> Option<OffsetDateTime> {
-        self.sessions_of(holder)
+        self.sessions
+            .of(holder)
             .filter(|(_, live)| live.room == room)
             .filter_map(|(_, live)| live.identified_at)
             .last()
@@ -215,7 +188,7 @@ impl Authority {
     /// The rules of the holder's grant, or of its newest session when the grant is used up.
     pub fn policy(&self, holder: Holder) -> Option<&Policy> {
         let granted = self.ledger.get(holder).map(|grant| &grant.policy);
-        granted.or_else(|| self.sessions_of(holder).last().map(|(_, live)| &live.policy))
+        granted.or_else(|| self.sessions.of(holder).last().map(|(_, live)| &live.policy))
     }
 
     /// Takes what one shard says.
@@ -256,12 +229,12 @@ impl Authority {
             self.deadlines.pop_first();
             match deadline {
                 Deadline::Admission(serial) => {
-                    if self.sessions.get(&serial).is_some_and(|live| live.identified_at.is_none()) {
+                    if self.sessions.get(serial).is_some_and(|live| live.identified_at.is_none()) {
                         self.end(now, wall, serial, DisconnectReason::ClientLeft, 1006);
                     }
                 }
                 Deadline::Move(serial) => {
-                    let live = self.sessions.get(&serial);
+                    let live = self.sessions.get(serial);
                     if live.is_some_and(|live| live.leave_at.is_some_and(|end| end <= now)) {
                         self.close(serial, CloseCode::Disconnected, DisconnectReason::Kicked);
                     }
@@ -290,12 +263,12 @@ impl Authority {
             return Err(GrantRefusal::OtherKind);
         }
         let replaced = self.ledger.get(holder).is_some();
-        if !replaced && self.ledger.len() >= GRANTS_MAX {
+        if !replaced && self.ledger.len() >= self.grants_max {
             return Err(GrantRefusal::Full);
         }
-        let serials: Vec<Serial> = self.sessions_of(holder).map(|(serial, _)| serial).collect();
+        let serials: Vec<Serial> = self.sessions.of(holder).map(|(serial, _)| serial).collect();
         for serial in serials {
-            let Some(live) = self.sessions.get_mut(&serial) else { continue };
+            let Some(live) = self.sessions.get_mut(serial) else { continue };
             if live.room == room {
                 live.leave_at = None;
                 self.update(serial, &grant.policy);
@@ -311,7 +284,7 @@ impl Authority {
     /// Gives the holder's grant and sessions other rules, at once.
     pub fn set_policy(&mut self, holder: Holder, policy: &Policy) {
         self.ledger.set_policy(holder, policy);
-        let serials: Vec<Serial> = self.sessions_of(holder).map(|(serial, _)| serial).collect();
+        let serials: Vec<Serial> = self.sessions.of(holder).map(|(serial, _)| serial).collect();
         for serial in serials {
             self.update(serial, policy);
         }
@@ -320,7 +293,7 @@ impl Authority {
     /// Takes the holder's grant away and ends its sessions; tells whether there was either.
     pub fn revoke(&mut self, holder: Holder, code: CloseCode) -> bool {
         let had_grant = self.ledger.remove(holder).is_some();
-        let serials: Vec<Serial> = self.sessions_of(holder).map(|(serial, _)| serial).collect();
+        let serials: Vec<Serial> = self.sessions.of(holder).map(|(serial, _)| serial).collect();
         for &serial in &serials {
             self.close(serial, code, DisconnectReason::Kicked);
         }
@@ -409,8 +382,7 @@ impl Authority {
         if single_use {
             self.ledger.remove(holder);
         }
-        self.last_serial += 1;
-        let serial = Serial(self.last_serial);
+        let serial = self.sessions.next_serial();
         let shard = self.directory.enter(room, kind, serial);
         let admission = Admission {
             serial,
@@ -422,9 +394,6 @@ impl Authority {
             token: identify.token.clone(),
             policy: policy.clone(),
         };
-        self.by_holder.entry(holder).or_default().push(serial);
-        let key = (holder.server, identify.session.clone());
-        self.by_session.entry(key).or_default().push(serial);
         self.deadlines.insert((now + ADMISSION_TIMEOUT, Deadline::Admission(serial)));
         let live = Live {
             holder,
@@ -442,7 +411,7 @@ impl Authority {
             spoke: 0,
             speaks: None,
         };
-        self.sessions.insert(serial, live);
+        self.sessions.add(serial, live);
         Ok(Verdict::Join { shard, admission: Box::new(admission) })
     }
 
@@ -499,7 +468,7 @@ impl Authority {
         }
         let Some(place) = self.directory.get(room) else { return false };
         let there =
-            |who: Holder| self.sessions_of(who).filter(|(_, live)| live.room == room).count();
+            |who: Holder| self.sessions.of(who).filter(|(_, live)| live.room == room).count();
         let others = place.sessions.len() - there(holder);
         let user_limit = policy.room.user_limit as usize;
         if user_limit > 0 && others >= user_limit {
@@ -512,24 +481,22 @@ impl Authority {
     }
 
     fn resume(&self, resume: &Resume) -> Result<Verdict, Refusal> {
-        let key = (resume.server, resume.session.clone());
-        let serials = self.by_session.get(&key).map_or(&[][..], Vec::as_slice);
-        let mut candidates = serials.iter().rev().filter_map(|serial| {
-            let live = self.sessions.get(serial)?;
-            let is_channel = live.kind == Kind::Stream
-                || resume.channel.is_none_or(|channel| channel == live.channel);
-            (live.token == resume.token
-                && is_channel
-                && live.identified_at.is_some()
-                && live.closing.is_none()
-                && !live.superseded)
-                .then_some(Verdict::Resume { shard: live.shard, serial: *serial })
-        });
-        candidates.next().ok_or(UNRESUMABLE)
+        let mut candidates =
+            self.sessions.with(resume.server, &resume.session).filter(|(_, live)| {
+                let is_channel = live.kind == Kind::Stream
+                    || resume.channel.is_none_or(|channel| channel == live.channel);
+                live.token == resume.token
+                    && is_channel
+                    && live.identified_at.is_some()
+                    && live.closing.is_none()
+                    && !live.superseded
+            });
+        let (serial, live) = candidates.next().ok_or(UNRESUMABLE)?;
+        Ok(Verdict::Resume { shard: live.shard, serial })
     }
 
     fn identified(&mut self, now: Instant, wall: OffsetDateTime, shard: ShardId, serial: Serial) {
-        let Some(live) = self.sessions.get_mut(&serial) else {
+        let Some(live) = self.sessions.get_mut(serial) else {
             // It took longer than its admission lasted, and its place may be taken.
             let (code, reason) = (CloseCode::SessionInvalid, DisconnectReason::Shutdown);
             return self.command(shard, Command::Close { serial, code, reason });
@@ -548,7 +515,8 @@ impl Authority {
 
         // Newest wins. Within one channel the shard sees to it by itself when the newer one joins.
         let others: Vec<(Serial, ChannelId, bool)> = self
-            .sessions_of(holder)
+            .sessions
+            .of(holder)
             .filter(|(other, _)| *other != serial)
             .map(|(other, live)| (other, live.room, live.identified_at.is_some()))
             .collect();
@@ -560,7 +528,7 @@ impl Authority {
             } else {
                 continue;
             };
-            if let Some(live) = self.sessions.get_mut(&older) {
+            if let Some(live) = self.sessions.get_mut(older) {
                 live.superseded = true;
             }
             if other_room != room {
@@ -577,9 +545,7 @@ impl Authority {
         reason: DisconnectReason,
         close_code: u16,
     ) {
-        let Some(live) = self.sessions.remove(&serial) else { return };
-        forget(&mut self.by_holder, &live.holder, serial);
-        forget(&mut self.by_session, &(live.holder.server, live.session.clone()), serial);
+        let Some(live) = self.sessions.remove(serial) else { return };
         let subject = live.subject();
         let place = subject.place;
         if live.identified_at.is_some() {
@@ -594,10 +560,7 @@ impl Authority {
     }
 
     fn restarted(&mut self, now: Instant, wall: OffsetDateTime, shard: ShardId) {
-        let there = self.sessions.iter().filter(|(_, live)| live.shard == shard);
-        let mut serials: Vec<Serial> = there.map(|(serial, _)| *serial).collect();
-        serials.sort_unstable();
-        for serial in serials {
+        for serial in self.sessions.on(shard) {
             let code = CloseCode::ServerCrashed.code();
             self.end(now, wall, serial, DisconnectReason::Shutdown, code);
         }
@@ -607,7 +570,7 @@ impl Authority {
         let Some(place) = self.directory.get(room) else { return false };
         let shard = place.shard;
         for serial in &place.sessions {
-            if let Some(live) = self.sessions.get_mut(serial) {
+            if let Some(live) = self.sessions.get_mut(*serial) {
                 live.closing.get_or_insert((code, reason));
             }
         }
@@ -617,7 +580,7 @@ impl Authority {
 
     /// Ends a session, once; if its connection is still on its way, again when it arrives.
     fn close(&mut self, serial: Serial, code: CloseCode, reason: DisconnectReason) {
-        let Some(live) = self.sessions.get_mut(&serial) else { return };
+        let Some(live) = self.sessions.get_mut(serial) else { return };
         if live.closing.is_none() {
             live.closing = Some((code, reason));
             let shard = live.shard;
@@ -626,7 +589,7 @@ impl Authority {
     }
 
     fn update(&mut self, serial: Serial, policy: &Policy) {
-        let Some(live) = self.sessions.get_mut(&serial) else { return };
+        let Some(live) = self.sessions.get_mut(serial) else { return };
         if live.policy != *policy {
             live.policy = policy.clone();
             let shard = live.shard;
@@ -638,14 +601,14 @@ impl Authority {
         if !self.rules.speaking_events {
             return;
         }
-        let Some(live) = self.sessions.get_mut(&serial) else { return };
+        let Some(live) = self.sessions.get_mut(serial) else { return };
         if live.speaks.replace(flags).is_none() {
             self.deadlines.insert((now + COALESCE, Deadline::Speaking(serial)));
         }
     }
 
     fn publish_speaking(&mut self, wall: OffsetDateTime, serial: Serial) {
-        let Some(live) = self.sessions.get_mut(&serial) else { return };
+        let Some(live) = self.sessions.get_mut(serial) else { return };
         if let Some(flags) = live.speaks.take()
             && flags != std::mem::replace(&mut live.spoke, flags)
         {
@@ -666,7 +629,7 @@ impl Authority {
         let present = place
             .sessions
             .iter()
-            .filter_map(|serial| self.sessions.get(serial))
+            .filter_map(|serial| self.sessions.get(*serial))
             .filter(|live| live.identified_at.is_some() && !live.superseded);
         let viewers = present.clone().filter(|live| {
             let stream = live.policy.stream.as_ref();
@@ -686,7 +649,7 @@ impl Authority {
         serial: Serial,
         what: impl FnOnce(Subject) -> Occurrence,
     ) {
-        let live = self.sessions.get(&serial).filter(|live| live.identified_at.is_some());
+        let live = self.sessions.get(serial).filter(|live| live.identified_at.is_some());
         if let Some(subject) = live.map(Live::subject) {
             self.publish(wall, what(subject));
         }
@@ -698,35 +661,6 @@ impl Authority {
 
     fn command(&mut self, shard: ShardId, command: Command) {
         self.outputs.push_back(Output::Command(shard, command));
-    }
-
-    /// The holder's sessions, oldest first.
-    fn sessions_of(&self, holder: Holder) -> impl Iterator<Item = (Serial, &Live)> {
-        let serials = self.by_holder.get(&holder).map_or(&[][..], Vec::as_slice);
-        serials.iter().filter_map(|serial| Some((*serial, self.sessions.get(serial)?)))
-    }
-}
-
-impl Live {
-    fn subject(&self) -> Subject {
-        Subject {
-            place: EventPlace {
-                kind: self.kind,
-                server_id: self.holder.server,
-                channel_id: self.channel,
-            },
-            user_id: self.holder.user,
-            session_id: self.session.clone(),
-        }
-    }
-}
-
-fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, Vec<Serial>>, key: &K, serial: Serial) {
-    if let Some(serials) = index.get_mut(key) {
-        serials.retain(|other| *other != serial);
-        if serials.is_empty() {
-            index.remove(key);
-        }
     }
 }
 

@@ -1,7 +1,9 @@
+//! The authority as a table: what happens, and exactly what it decides and orders.
+
 use super::*;
 use crate::{
     control::token::Claims,
-    id::{ConnectionId, UserId},
+    id::{ConnectionId, ServerId, SessionId, Token, UserId},
     sfu::StreamPolicy,
 };
 
@@ -86,7 +88,7 @@ impl World {
         let identify = AdmissionRequest::Identify(identify(user));
         let answer = self.ask_from(&format!("10.0.0.{from}"), identify);
         assert!(answer[0].contains("join"), "{answer:?}");
-        let serial = Serial(self.authority.last_serial);
+        let serial = self.authority.sessions.of(holder(user)).last().unwrap().0;
         self.tell(0, Event::Identified { serial });
         serial
     }
@@ -98,8 +100,7 @@ impl World {
     fn assert_empty(&self) {
         let authority = &self.authority;
         assert_eq!((authority.sessions(), authority.rooms()), (0, 0));
-        assert!(authority.by_holder.is_empty() && authority.by_session.is_empty());
-        assert!(authority.audiences.is_empty());
+        assert!(authority.sessions.is_empty() && authority.audiences.is_empty());
     }
 }
 
@@ -588,6 +589,20 @@ fn a_draining_node_tells_everyone_once_and_lets_nobody_in() {
     world.leave(Serial(1), DisconnectReason::Shutdown);
     world.wait(60_000);
     world.assert_empty();
+}
+
+#[test]
+fn a_full_ledger_takes_replacements_and_what_has_expired_makes_room() {
+    let mut world = World::new();
+    world.authority.grants_max = 2;
+    let soon = Some(world.wall + Duration::from_secs(1));
+    world.put(1, Grant { expires_at: soon, ..grant(1, 50) });
+    world.put(2, grant(2, 50));
+    let refusal = world.authority.grant(world.now, world.wall, holder(3), grant(3, 50));
+    assert_eq!(refusal.unwrap_err(), GrantRefusal::Full);
+    assert!(world.put(2, grant(2, 51)), "in its own place");
+    world.wall += Duration::from_secs(2);
+    assert!(!world.put(3, grant(3, 50)));
 }
 
 #[test]

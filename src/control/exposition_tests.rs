@@ -1,3 +1,5 @@
+//! The metrics page, read back by a strict little parser of the exposition format.
+
 use std::collections::{BTreeMap, HashSet};
 
 use super::*;

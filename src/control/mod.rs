@@ -15,6 +15,7 @@ mod http_server;
 pub mod ledger;
 mod node;
 mod rooms;
+mod roster;
 mod throttle;
 mod tls_stream;
 pub mod token;

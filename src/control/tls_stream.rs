@@ -31,15 +31,19 @@ pub(super) fn client_config() -> io::Result<Arc<ClientConfig>> {
     let path = named.or_else(|| known().map(str::to_owned)).ok_or_else(|| {
         io::Error::other("no file of trusted certificates found; name one in SSL_CERT_FILE")
     })?;
+    client_config_trusting(read_roots(&path)?)
+}
+
+fn read_roots(path: &str) -> io::Result<RootCertStore> {
     let unreadable = |error| io::Error::other(format!("{path}: {error}"));
-    let certificates = CertificateDer::pem_file_iter(&path).map_err(unreadable)?;
+    let certificates = CertificateDer::pem_file_iter(path).map_err(unreadable)?;
     let certificates: Vec<_> = certificates.collect::<Result<_, _>>().map_err(unreadable)?;
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(certificates);
     if added == 0 {
         return Err(io::Error::other(format!("{path}: no certificate in it can be used")));
     }
-    client_config_trusting(roots)
+    Ok(roots)
 }
 
 fn client_config_trusting(roots: RootCertStore) -> io::Result<Arc<ClientConfig>> {
@@ -267,6 +271,19 @@ mod tests {
     async fn a_certificate_for_another_name_is_refused() {
         let (client, _) = pair("example.org").await;
         assert_eq!(client.err().unwrap().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn trusted_certificates_are_read_and_an_empty_file_is_refused() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap().to_owned();
+        assert!(read_roots(&path).unwrap_err().to_string().contains("no certificate"));
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        io::Write::write_all(&mut file, pem.as_bytes()).unwrap();
+        assert_eq!(read_roots(&path).unwrap().len(), 1);
+        assert!(read_roots("/nonexistent").is_err());
     }
 
     #[tokio::test]

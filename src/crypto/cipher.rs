@@ -1,6 +1,6 @@
-//! One session's encryption in its agreed mode: opens what its client sent, seals what it is to hear,
-//! in place, without allocating on Rust's heap. Which nonces are used and whether a packet was seen
-//! before is for `nonce` and `replay`. Called by the session for every media packet.
+//! One session's encryption in its agreed mode: opens what its client sent, seals what it is to
+//! hear, in place, without allocating on Rust's heap. Which nonces are used and whether a packet
+//! was seen before is for `nonce` and `replay`. Called by the session for every media packet.
 
 use std::{fmt, ops::Range};
 
@@ -26,7 +26,8 @@ enum Key {
     Secretbox(Secretbox),
 }
 
-/// Sealing for a hearer touches its cipher, cold: one cache line, and aws-lc's key schedule with AES.
+/// Sealing for a hearer touches its cipher, cold: one cache line, and aws-lc's key schedule with
+/// AES.
 const _: () = assert!(size_of::<Cipher>() <= 64);
 
 /// What [`Cipher::open`] found.
@@ -35,7 +36,8 @@ pub struct Opened {
     /// Where in the datagram the plain packet is: clear header and plaintext, in one piece.
     pub range: Range<usize>,
     /// The client's nonce suffix, for [`crate::crypto::NonceCounter::observe`]. `None` in
-    /// `xsalsa20_poly1305`, which sends none, and `xsalsa20_poly1305_suffix`, whose nonces are random.
+    /// `xsalsa20_poly1305`, which sends none, and `xsalsa20_poly1305_suffix`, whose nonces are
+    /// random.
     pub suffix: Option<[u8; SUFFIX_BYTES]>,
 }
 
@@ -88,8 +90,8 @@ impl Cipher {
     /// Encrypts and tags the plain packet in the first `plain_len` bytes of `buffer`, in place. The
     /// suffix must never have been used with this key, in either direction
     /// ([`crate::crypto::NonceCounter::next`]); `xsalsa20_poly1305` ignores it. Returns the sealed
-    /// packet's length, or `None` if `buffer` is too short for [`Mode::overhead`] or the packet is not
-    /// version 2 and as long as its header.
+    /// packet's length, or `None` if `buffer` is too short for [`Mode::overhead`] or the packet is
+    /// not version 2 and as long as its header.
     #[inline]
     pub fn seal(
         &self,

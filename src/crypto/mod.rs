@@ -1,6 +1,7 @@
 //! Keys in, bytes transformed in place: the native transport encryption of UDP clients (protocol.md
 //! §2.4), its nonces, and the window that refuses replays. Knows where a packet's clear header ends
-//! and nothing else of RTP; no sockets, clocks or randomness. Called by `sfu` for every media packet.
+//! and nothing else of RTP; no sockets, clocks or randomness. Called by `sfu` for every media
+//! packet.
 
 pub mod cipher;
 pub mod key;

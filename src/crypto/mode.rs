@@ -32,7 +32,8 @@ pub enum Mode {
     XSalsa20Poly1305Lite,
     /// `xsalsa20_poly1305_suffix`.
     XSalsa20Poly1305Suffix,
-    /// `xsalsa20_poly1305`: the header is the nonce, so RTCP repeats its nonce. Museum clients only.
+    /// `xsalsa20_poly1305`: the header is the nonce, so RTCP repeats its nonce. Museum clients
+    /// only.
     XSalsa20Poly1305,
 }
 
@@ -81,8 +82,8 @@ impl Mode {
         )
     }
 
-    /// How many bytes at the start of a packet, plain or sealed, are its clear header. `None` if it is
-    /// not version 2 or shorter than that.
+    /// How many bytes at the start of a packet, plain or sealed, are its clear header. `None` if it
+    /// is not version 2 or shorter than that.
     #[inline]
     pub fn clear_len(self, packet: &[u8]) -> Option<usize> {
         let &[first, second, ..] = packet else { return None };

@@ -1,7 +1,7 @@
 //! The nonces we seal with. Both directions of a session share one key (protocol.md §2.4), so a
-//! suffix that the client has used or will use must not be ours: it would give away the plaintexts of
-//! both packets and the means to forge more. Called by the session for every packet it seals and for
-//! every packet of its client that has authenticated.
+//! suffix that the client has used or will use must not be ours: it would give away the plaintexts
+//! of both packets and the means to forge more. Called by the session for every packet it seals and
+//! for every packet of its client that has authenticated.
 
 /// The top bit of a suffix read as a big-endian counter.
 const BIG_ENDIAN_TOP: u32 = 1 << 31;
@@ -14,12 +14,13 @@ const COUNTER_BITS: u32 = 30;
 /// How many suffixes one key has.
 const SUFFIXES_MAX: u32 = (1 << COUNTER_BITS) - 1;
 
-/// Hands out the suffixes of one key, none of them twice, and none that its client meets by counting.
+/// Hands out the suffixes of one key, none of them twice, and none that its client meets by
+/// counting.
 ///
 /// Clients count upwards from 0, 1 or a random number, some in big-endian order and some in
-/// little-endian (protocol.md §2.4). Hence a suffix of ours sets two bits apart, each the top bit of
-/// the counter in one of the orders, to the opposite of what the client was last seen with; a counter
-/// of 30 bits, which only ever goes on, fills the rest:
+/// little-endian (protocol.md §2.4). Hence a suffix of ours sets two bits apart, each the top bit
+/// of the counter in one of the orders, to the opposite of what the client was last seen with; a
+/// counter of 30 bits, which only ever goes on, fills the rest:
 ///
 /// ```text
 /// | top of big-endian | 23 counter bits | top of little-endian | 7 counter bits |
@@ -27,15 +28,15 @@ const SUFFIXES_MAX: u32 = (1 << COUNTER_BITS) - 1;
 ///
 /// What is guaranteed:
 /// - No two suffixes of ours are equal, whatever the client sends: their counters differ.
-/// - A suffix handed out after [`observe`](Self::observe) of the client's `c` is in the other half of
-///   the number space than `c`, in whichever order the client counts. The client meets it only after
-///   it has counted across the middle or the end of that space.
+/// - A suffix handed out after [`observe`](Self::observe) of the client's `c` is in the other half
+///   of the number space than `c`, in whichever order the client counts. The client meets it only
+///   after it has counted across the middle or the end of that space.
 /// - Before anything was observed the client is taken to be in the lower half. A client that starts
 ///   at 0 or 1 therefore never meets a suffix of ours within its first 2^31 packets.
 ///
 /// What is not: a client that enters a half we have been in, by starting at a random number or by
-/// counting 2^31 packets, may meet suffixes we had handed out before it was first seen there. That is
-/// for the protocol to mend, which would have to give the directions different keys.
+/// counting 2^31 packets, may meet suffixes we had handed out before it was first seen there. That
+/// is for the protocol to mend, which would have to give the directions different keys.
 #[derive(Debug)]
 pub struct NonceCounter {
     /// The next value of the 30 counter bits.
@@ -54,8 +55,8 @@ impl NonceCounter {
         Self { counter, left: SUFFIXES_MAX, tops: TOPS }
     }
 
-    /// Takes note of the suffix of a packet from the client, which must have authenticated and be no
-    /// replay: otherwise others could steer our nonces into the client's.
+    /// Takes note of the suffix of a packet from the client, which must have authenticated and be
+    /// no replay: otherwise others could steer our nonces into the client's.
     #[inline]
     pub fn observe(&mut self, client_suffix: [u8; 4]) {
         self.tops = !u32::from_be_bytes(client_suffix) & TOPS;

@@ -101,7 +101,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..400)
 }
 
-/// Starts near where a collision could be: our own first suffixes, the ends of the halves, anywhere.
+/// Starts near where a collision could be: our own first suffixes, the ends of the halves,
+/// anywhere.
 fn start(order: Order, random: [u8; 3]) -> impl Strategy<Value = u32> {
     let ours = order.read(NonceCounter::new(random).next().unwrap());
     let half = 1u32 << 31;

@@ -1,6 +1,6 @@
-//! Refuses packets that were seen before. A window over the RTP sequence numbers of one source: nonces
-//! cannot serve, since some clients start theirs again (protocol.md §2.4). Changes only when told that
-//! a packet has authenticated. Called by the session for every media packet.
+//! Refuses packets that were seen before. A window over the RTP sequence numbers of one source:
+//! nonces cannot serve, since some clients start theirs again (protocol.md §2.4). Changes only when
+//! told that a packet has authenticated. Called by the session for every media packet.
 
 use crate::metrics::DropReason;
 
@@ -15,13 +15,14 @@ pub const AHEAD_MAX: u16 = 3_000;
 /// One source's window of sequence numbers, extended by counting their laps.
 ///
 /// Order of calls for each packet: [`check`](Self::check), then authenticate it, then
-/// [`commit`](Self::commit) what `check` returned, or [`note_jump`](Self::note_jump) if it refused the
-/// packet as [`DropReason::TooOld`] or [`DropReason::SequenceJump`].
+/// [`commit`](Self::commit) what `check` returned, or [`note_jump`](Self::note_jump) if it refused
+/// the packet as [`DropReason::TooOld`] or [`DropReason::SequenceJump`].
 ///
-/// A source may start again anywhere: two packets in a row outside the window are believed (RFC 3550
-/// §A.1). Whoever can replay two packets that are older than the window can thus make us take them for
-/// a restart; sequence numbers of 16 bits leave no way to have both. A restart that lands inside the
-/// window is refused until it has passed the newest packet.
+/// A source may start again anywhere: two packets in a row outside the window are believed (RFC
+/// 3550
+/// §A.1). Whoever can replay two packets that are older than the window can thus make us take them
+/// for a restart; sequence numbers of 16 bits leave no way to have both. A restart that lands
+/// inside the window is refused until it has passed the newest packet.
 #[derive(Debug, Clone, Default)]
 pub struct ReplayWindow {
     /// The newest packet's extended sequence number; `None` before the first.
@@ -41,8 +42,8 @@ pub struct Accept {
 }
 
 impl Accept {
-    /// The packet's sequence number, with the number of its laps above 16 bits. A source's first lap
-    /// is number 1; a restart begins the next.
+    /// The packet's sequence number, with the number of its laps above 16 bits. A source's first
+    /// lap is number 1; a restart begins the next.
     pub fn index(&self) -> u64 {
         self.index
     }
@@ -67,8 +68,8 @@ impl ReplayWindow {
     /// Judges a packet by its sequence number. Changes nothing: the packet may be forged.
     ///
     /// # Errors
-    /// [`DropReason::Replayed`] if it was seen; [`DropReason::TooOld`] if it is behind the window, but
-    /// no farther than a gap; [`DropReason::SequenceJump`] if it is out of reach.
+    /// [`DropReason::Replayed`] if it was seen; [`DropReason::TooOld`] if it is behind the window,
+    /// but no farther than a gap; [`DropReason::SequenceJump`] if it is out of reach.
     #[inline]
     pub fn check(&self, seq: u16) -> Result<Accept, DropReason> {
         let Some(highest) = self.highest else {
@@ -113,8 +114,8 @@ impl ReplayWindow {
         self.confirming = None;
     }
 
-    /// Remembers a packet that `check` refused as too old or as a jump, and that has authenticated: if
-    /// the very next packet follows it, the source has started again.
+    /// Remembers a packet that `check` refused as too old or as a jump, and that has authenticated:
+    /// if the very next packet follows it, the source has started again.
     pub fn note_jump(&mut self, seq: u16) {
         self.confirming = Some(seq.wrapping_add(1));
     }

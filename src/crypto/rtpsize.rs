@@ -1,6 +1,6 @@
 //! The AEAD modes: `aead_aes256_gcm_rtpsize`, `aead_xchacha20_poly1305_rtpsize`, and the former's
-//! removed sibling `aead_aes256_gcm`, which differs in how much stays clear and in nothing here. The
-//! clear header is authenticated, the tag follows the ciphertext. Called by `cipher`.
+//! removed sibling `aead_aes256_gcm`, which differs in how much stays clear and in nothing here.
+//! The clear header is authenticated, the tag follows the ciphertext. Called by `cipher`.
 
 use aws_lc_rs::aead::{
     AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey,
@@ -33,8 +33,8 @@ impl AesGcm {
         seal(&self.0, nonce(suffix), write_suffix(packet, suffix)?, clear)
     }
 
-    /// Opens `clear header ‖ ciphertext ‖ tag ‖ suffix` in place. `None` if the tag does not verify;
-    /// the ciphertext is gone then.
+    /// Opens `clear header ‖ ciphertext ‖ tag ‖ suffix` in place. `None` if the tag does not
+    /// verify; the ciphertext is gone then.
     #[inline]
     pub(super) fn open(&self, packet: &mut [u8], clear: usize) -> Option<()> {
         let (packet, suffix) = packet.split_last_chunk_mut()?;
@@ -77,9 +77,9 @@ impl XChaCha {
         open(&self.sub_key(*suffix), [0; NONCE_LEN], packet, clear)
     }
 
-    /// The key for one nonce `suffix ‖ 0^20`. Its first 16 bytes go into HChaCha20; the other 8, all
-    /// zero, are the end of the inner nonce, whose first 4 are zero by definition. aws-lc zeroes its
-    /// copy of the sub-key when it is dropped.
+    /// The key for one nonce `suffix ‖ 0^20`. Its first 16 bytes go into HChaCha20; the other 8,
+    /// all zero, are the end of the inner nonce, whose first 4 are zero by definition. aws-lc
+    /// zeroes its copy of the sub-key when it is dropped.
     #[inline]
     fn sub_key(&self, suffix: [u8; SUFFIX_BYTES]) -> LessSafeKey {
         let mut input = [0; 16];
@@ -99,7 +99,8 @@ fn write_suffix(packet: &mut [u8], suffix: [u8; SUFFIX_BYTES]) -> Option<&mut [u
     Some(packet)
 }
 
-/// Seals `clear header ‖ plaintext ‖ 16 bytes for the tag`. The algorithms fail only beyond gigabytes.
+/// Seals `clear header ‖ plaintext ‖ 16 bytes for the tag`. The algorithms fail only beyond
+/// gigabytes.
 #[inline]
 fn seal(key: &LessSafeKey, nonce: [u8; NONCE_LEN], packet: &mut [u8], clear: usize) -> Option<()> {
     let (header, sealed) = packet.split_at_mut_checked(clear)?;

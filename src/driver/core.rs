@@ -1,6 +1,6 @@
-//! One core's shard together with what it is joined to: its ring, its connections' lines, its queues.
-//! Every call into the sans-IO core goes through here, so that its outputs are carried out at once and
-//! a defect in it costs this shard's sessions and nothing else.
+//! One core's shard together with what it is joined to: its ring, its connections' lines, its
+//! queues. Every call into the sans-IO core goes through here, so that its outputs are carried out
+//! at once and a defect in it costs this shard's sessions and nothing else.
 
 use std::{
     cell::{Cell, RefCell},
@@ -179,7 +179,7 @@ impl Core {
             let (shard, egress) = (&mut *self.shard.borrow_mut(), &mut *self.egress.borrow_mut());
             ring.receive_while(MEDIA_BATCH_MAX, |datagram| {
                 self.received.set(self.received.get() + 1);
-                if self.received.get() % LATENCY_SAMPLE == 0 {
+                if self.received.get().is_multiple_of(LATENCY_SAMPLE) {
                     sampled = datagram.received_at_ns;
                 }
                 let handled = AssertUnwindSafe(|| deliver(shard, start, datagram, egress));
@@ -294,8 +294,8 @@ impl Core {
                 Err(TrySendError::Closed(_)) => backlog.clear(),
             }
         }
-        // A report is kept for each session's end and for what led to it; what a chatty channel adds
-        // beyond that may go.
+        // A report is kept for each session's end and for what led to it; what a chatty channel
+        // adds beyond that may go.
         let excess = backlog.len().saturating_sub(CONTROL_BACKLOG_MAX);
         if excess > 0 {
             backlog.retain(|news| {

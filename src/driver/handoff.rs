@@ -1,5 +1,5 @@
-//! A connection on its way to the shard that has its channel: socket, TLS and WebSocket state, bytes
-//! already read, and the conversation. Happens once, between two reads.
+//! A connection on its way to the shard that has its channel: socket, TLS and WebSocket state,
+//! bytes already read, and the conversation. Happens once, between two reads.
 
 use std::{net::IpAddr, os::fd::OwnedFd, rc::Rc};
 

@@ -1,5 +1,5 @@
-//! The whole server: sockets, shard threads, the control thread; start, stop and what an operator is
-//! told of it.
+//! The whole server: sockets, shard threads, the control thread; start, stop and what an operator
+//! is told of it.
 
 use std::{
     io,
@@ -186,64 +186,6 @@ impl Server {
         }
         Ok(stopped?)
     }
-}
-
-/// Runs the server until SIGINT or SIGTERM.
-///
-/// # Errors
-/// It could not start, or the control thread died.
-pub fn serve(config: Config) -> Result<(), ServeError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| ServeError::Setup { what: "wait for signals", source })?;
-    let config = Arc::new(config);
-    runtime.block_on(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        let setup = |source| ServeError::Setup { what: "wait for signals", source };
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(setup)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(setup)?;
-        let server = Server::start(config.clone())?;
-        announce(&config, &server);
-        let mut watch = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
-                _ = watch.tick() => if server.has_failed() { break },
-            }
-        }
-        println!("stentor is stopping: clients are told to reconnect");
-        server.stop()
-    })
-}
-
-/// Tells the operator what runs where, and what to do next.
-fn announce(config: &Config, server: &Server) {
-    let ports = server.media_ports();
-    let (first, last) = (ports.first().unwrap_or(&0), ports.last().unwrap_or(&0));
-    println!("stentor {} is ready", env!("CARGO_PKG_VERSION"));
-    println!(
-        "  gateway   {} (clients connect to wss://{}/)",
-        server.gateway(),
-        config.gateway.public_endpoint.as_str()
-    );
-    println!(
-        "  media     UDP {} ports {first}-{last}, announced as {}",
-        config.media.listen, config.media.public_ip
-    );
-    println!(
-        "  control   http://{}/v1, metrics at http://{}/metrics",
-        server.control(),
-        server.control()
-    );
-    if let Some(tls) = &config.gateway.tls {
-        println!("  certificate {}", tls.certificate.display());
-    }
-    for notice in &config.notices {
-        println!("  {notice}");
-    }
-    println!("get grants:  stentor grant --server-id 1 --channel 2 --user 10 --user 11");
 }
 
 fn shard_config(config: &Config, id: ShardId) -> Result<ShardConfig, ServeError> {

@@ -1,5 +1,5 @@
-//! One core's thread: a pinned glommio executor with the media loop, the listener, the inbox and the
-//! clock, all around one `Core`. Decides nothing.
+//! One core's thread: a pinned glommio executor with the media loop, the listener, the inbox and
+//! the clock, all around one `Core`. Decides nothing.
 
 use std::{
     future::Future,
@@ -32,7 +32,8 @@ use crate::{
     sfu::ShardConfig,
 };
 
-/// How finely the shard's deadlines are kept. They are seconds long; the shortest is a quarter of one.
+/// How finely the shard's deadlines are kept. They are seconds long; the shortest is a quarter of
+/// one.
 const CLOCK_TICK: Duration = Duration::from_millis(25);
 
 /// How soon the media loop wants its turn while WebSockets keep the core busy.
@@ -108,8 +109,8 @@ impl ShardThread {
         thread::Builder::new().name(name).spawn(move || self.supervise(&started))
     }
 
-    /// Runs the shard, again if a defect of the driver ends it: a defect of the core does not come this
-    /// far (`Core::restart`).
+    /// Runs the shard, again if a defect of the driver ends it: a defect of the core does not come
+    /// this far (`Core::restart`).
     fn supervise(self, started: &Sender<Result<(), ShardError>>) {
         let this = Rc::new(self);
         loop {
@@ -129,7 +130,8 @@ impl ShardThread {
                     );
                     let shard = this.config.id;
                     let news = super::queues::News::Restarted;
-                    // The queue holds every shard's news; a full one is drained within milliseconds.
+                    // The queue holds every shard's news; a full one is drained within
+                    // milliseconds.
                     let _ = this.to_control.send_blocking(ToControl { shard, news });
                     thread::sleep(RESTART_PAUSE);
                 }

@@ -1,5 +1,5 @@
-//! One client's WebSocket: a task that moves bytes between its socket, its `Wire` and the shard's core.
-//! Decides nothing. The socket is glommio's; everything else can move to another shard.
+//! One client's WebSocket: a task that moves bytes between its socket, its `Wire` and the shard's
+//! core. Decides nothing. The socket is glommio's; everything else can move to another shard.
 
 use std::{
     future::{Future, poll_fn},
@@ -273,7 +273,8 @@ impl Conversation {
         .await
     }
 
-    /// Writes everything that waits. The timer is only made when the socket does not take it at once.
+    /// Writes everything that waits. The timer is only made when the socket does not take it at
+    /// once.
     async fn write(&mut self) -> io::Result<()> {
         let Self { stream, out, .. } = self;
         let mut written = 0;
@@ -302,6 +303,7 @@ impl Conversation {
 
     /// Writes the close frame and closes.
     async fn say_goodbye(&mut self) {
+        self.wire.drain(&mut self.out);
         self.wire.finish();
         self.wire.drain(&mut self.out);
         if self.write().await.is_ok() {
@@ -309,8 +311,8 @@ impl Conversation {
         }
     }
 
-    /// Closes our side and reads the client's away: a socket closed with unread bytes is reset, and a
-    /// reset overtakes the close frame.
+    /// Closes our side and reads the client's away: a socket closed with unread bytes is reset, and
+    /// a reset overtakes the close frame.
     async fn part(&mut self) {
         if self.stream.shutdown(std::net::Shutdown::Write).await.is_err() {
             return;

@@ -1,6 +1,6 @@
 //! One TCP connection's bytes: TLS if the first byte says so, the HTTP upgrade, WebSocket frames.
-//! Sans-IO: bytes in, messages out and the other way round, so that the whole of it can move to another
-//! thread between two reads. Called by `websocket`, which owns the socket.
+//! Sans-IO: bytes in, messages out and the other way round, so that the whole of it can move to
+//! another thread between two reads. Called by `websocket`, which owns the socket.
 
 use std::{
     fmt,
@@ -157,7 +157,7 @@ impl Wire {
         }
     }
 
-    /// Says that no more bytes come from us.
+    /// Says that no more bytes come from us; what is queued must have been drained before.
     pub fn finish(&mut self) {
         if let Layer::Tls(tls) = &mut self.layer {
             tls.send_close_notify();

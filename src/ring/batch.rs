@@ -1,6 +1,6 @@
-//! The send calls of one trip to the kernel: grouping of neighbouring datagrams into segmented sends,
-//! the memory the kernel reads them from, and what became of them. Submits through the queue it is
-//! given and waits for nothing; `Ring::send` does, and owns the argument why that is sound.
+//! The send calls of one trip to the kernel: grouping of neighbouring datagrams into segmented
+//! sends, the memory the kernel reads them from, and what became of them. Submits through the queue
+//! it is given and waits for nothing; `Ring::send` does, and owns the argument why that is sound.
 
 use std::{io, net::UdpSocket, os::fd::AsRawFd, ptr};
 
@@ -16,7 +16,8 @@ use crate::{
     },
 };
 
-/// What became of an egress. Every datagram is in exactly one of `packets`, `socket_full`, `failed`.
+/// What became of an egress. Every datagram is in exactly one of `packets`, `socket_full`,
+/// `failed`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sent {
     /// Datagrams the kernel took.
@@ -27,7 +28,8 @@ pub struct Sent {
     pub traversals: u64,
     /// Datagrams refused because the socket's send buffer, or the device's queue, was full.
     pub socket_full: u64,
-    /// Datagrams refused for any other reason: no route, a firewall, longer than the device's frame.
+    /// Datagrams refused for any other reason: no route, a firewall, longer than the device's
+    /// frame.
     pub failed: u64,
 }
 
@@ -117,8 +119,8 @@ impl Batch {
         self.gso
     }
 
-    /// Forgets messages that were queued and never submitted, as after a panic in mid-fill: the bytes
-    /// they point to may be gone.
+    /// Forgets messages that were queued and never submitted, as after a panic in mid-fill: the
+    /// bytes they point to may be gone.
     pub(super) fn clear(&mut self) {
         assert!(self.in_flight == 0, "a batch is emptied when the kernel is done with it");
         self.used = 0;
@@ -207,8 +209,9 @@ impl Batch {
                 .flags(libc::MSG_DONTWAIT as u32)
                 .build()
                 .user_data(index as u64);
-            // SAFETY: header, address, control and pieces lie in this batch's boxes, which never move
-            // or shrink; the bytes they point to and the time they must last are the caller's promise.
+            // SAFETY: header, address, control and pieces lie in this batch's boxes, which never
+            // move or shrink; the bytes they point to and the time they must last are the caller's
+            // promise.
             unsafe { queue.push(&entry) }.expect("room was checked for the whole batch");
         }
         self.in_flight = self.used;
@@ -241,8 +244,8 @@ impl Batch {
         }
     }
 
-    /// Sends one by one what the kernel would not cut, and empties the batch. Where the device is at
-    /// fault this happens [`GSO_FAILURES_MAX`] times, so it does without the ring.
+    /// Sends one by one what the kernel would not cut, and empties the batch. Where the device is
+    /// at fault this happens [`GSO_FAILURES_MAX`] times, so it does without the ring.
     pub(super) fn finish(&mut self, socket: &UdpSocket) {
         while let Some(index) = self.uncut.pop() {
             if self.send_uncut(socket, index) {
@@ -268,9 +271,9 @@ impl Batch {
         let mut all = true;
         for piece in &mut self.pieces[message.first_piece..][..message.pieces] {
             message.header.msg_iov = piece;
-            // SAFETY: the header's name and control lie in this message, the piece in the batch's box
-            // and its bytes in the egress that is still in flight; the kernel only reads them, and
-            // only until the call returns.
+            // SAFETY: the header's name and control lie in this message, the piece in the batch's
+            // box and its bytes in the egress that is still in flight; the kernel only reads them,
+            // and only until the call returns.
             let result =
                 unsafe { libc::sendmsg(socket.as_raw_fd(), &message.header, libc::MSG_DONTWAIT) };
             if result >= 0 {
@@ -294,7 +297,8 @@ impl Batch {
     }
 }
 
-/// A header of nothing. Filled field by field because libc pads it differently from target to target.
+/// A header of nothing. Filled field by field because libc pads it differently from target to
+/// target.
 pub(super) fn empty_header() -> libc::msghdr {
     // SAFETY: `msghdr` is integers and raw pointers, for which all zeroes are a value.
     unsafe { std::mem::zeroed() }

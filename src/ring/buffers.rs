@@ -3,8 +3,8 @@
 //! it, and ours from then until its `Filled` is dropped.
 //!
 //! ```text
-//! descriptors: count × { address: u64, len: u32, id: u16, (first one only) tail: u16 }, one mapping
-//! buffers:     count × 2,048 bytes, another
+//! descriptors: count × { address: u64, len: u32, id: u16, (first one only) tail: u16 }, one
+//! mapping buffers:     count × 2,048 bytes, another
 //! ```
 
 use std::{
@@ -49,8 +49,8 @@ impl Buffers {
     /// Tells the kernel where the buffers are.
     pub(super) fn register(&self, submitter: &Submitter<'_>) -> io::Result<()> {
         let address = self.descriptors.base.as_ptr() as u64;
-        // SAFETY: the descriptors are page-aligned, `count` long, and stay mapped until `Ring::drop`
-        // has unregistered the group.
+        // SAFETY: the descriptors are page-aligned, `count` long, and stay mapped until
+        // `Ring::drop` has unregistered the group.
         unsafe { submitter.register_buf_ring_with_flags(address, self.count, GROUP, 0) }
     }
 
@@ -88,8 +88,8 @@ impl Buffers {
         self.tail = self.tail.wrapping_add(1);
         // SAFETY: `slot < count`, inside the mapping. The kernel reads a descriptor only below the
         // tail, and at most `count` buffers are lent, so it does not read this one yet. The tail is
-        // stored last, with release, so that it sees the whole descriptor; no reference to the first
-        // descriptor is alive then, which matters because the tail lies in it.
+        // stored last, with release, so that it sees the whole descriptor; no reference to the
+        // first descriptor is alive then, which matters because the tail lies in it.
         unsafe {
             let entry = &mut *base.add(slot).as_ptr();
             entry.set_addr(address);
@@ -101,8 +101,8 @@ impl Buffers {
     }
 }
 
-/// A buffer with a datagram in it. Dropping it lends it to the kernel again, also when whoever looks
-/// at it panics.
+/// A buffer with a datagram in it. Dropping it lends it to the kernel again, also when whoever
+/// looks at it panics.
 #[derive(Debug)]
 pub(super) struct Filled<'a> {
     buffers: &'a mut Buffers,
@@ -115,8 +115,8 @@ impl Filled<'_> {
     #[inline]
     pub(super) fn bytes(&mut self) -> &mut [u8] {
         let start = self.buffers.buffer(self.id).as_ptr();
-        // SAFETY: `take` checked id and length. The kernel gave the buffer up with its completion and
-        // gets it back in `drop`, which the borrow of `self` keeps off; nobody else has it.
+        // SAFETY: `take` checked id and length. The kernel gave the buffer up with its completion
+        // and gets it back in `drop`, which the borrow of `self` keeps off; nobody else has it.
         unsafe { slice::from_raw_parts_mut(start, self.len) }
     }
 }

@@ -95,8 +95,8 @@ impl Chain {
         self.push(libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
     }
 
-    /// Has the datagram leave from `local`. On an IPv6 socket IPv4 addresses are mapped. `false`: an
-    /// IPv4 socket has no such address.
+    /// Has the datagram leave from `local`. On an IPv6 socket IPv4 addresses are mapped. `false`:
+    /// an IPv4 socket has no such address.
     #[inline]
     pub(super) fn leave_from(&mut self, family: Family, local: IpAddr) -> bool {
         match (family, local) {

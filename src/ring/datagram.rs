@@ -27,7 +27,8 @@ const _: () = assert!(address::ADDRESS_BYTES <= NAME_ROOM);
 const _: () = assert!((HEADER_BYTES + NAME_ROOM + CONTROL_ROOM).is_multiple_of(64));
 const _: () = assert!(HEADER_BYTES + NAME_ROOM + CONTROL_ROOM < RECEIVE_BUFFER_BYTES);
 
-/// A datagram in its receive buffer, which is the kernel's again when the closure that got it returns.
+/// A datagram in its receive buffer, which is the kernel's again when the closure that got it
+/// returns.
 #[derive(Debug)]
 pub struct Received<'a> {
     /// Who sent it, and to which of our addresses if the socket has several.

@@ -1,27 +1,28 @@
-//! The media ring: one UDP socket on a raw io_uring, and the only unsafe code of the crate. Receives
-//! through a multishot `recvmsg` into provided buffers, sends an [`Egress`] in batches of `sendmsg`.
-//! Knows nothing of sessions or executors; a shard's driver calls it, on the thread that made it.
+//! The media ring: one UDP socket on a raw io_uring, and the only unsafe code of the crate.
+//! Receives through a multishot `recvmsg` into provided buffers, sends an [`Egress`] in batches of
+//! `sendmsg`. Knows nothing of sessions or executors; a shard's driver calls it, on the thread that
+//! made it.
 //!
 //! # Memory the kernel reads and writes
 //!
 //! **Sending.** The kernel reads an egress's bytes, and the batch's headers and addresses, from the
 //! submission of a send until its completion. [`Ring::send`] holds the egress's `Flight`, hence its
 //! exclusive borrow, and does not return (nor unwind) before every completion of what it submitted
-//! has been reaped. So a slot goes Free → Filled → InFlight → Free, `Egress::slot` can only hand out a
-//! free one, and no memory moves meanwhile: egress and batch are boxed slices that are never resized.
-//! `MSG_DONTWAIT` makes the wait short, since such a send completes while it is submitted; that it
-//! always does is not relied on.
+//! has been reaped. So a slot goes Free → Filled → InFlight → Free, `Egress::slot` can only hand
+//! out a free one, and no memory moves meanwhile: egress and batch are boxed slices that are never
+//! resized. `MSG_DONTWAIT` makes the wait short, since such a send completes while it is submitted;
+//! that it always does is not relied on.
 //!
 //! **Receiving.** A buffer is the kernel's from the moment its descriptor is published until a
-//! completion names it, then ours until its `Filled` is dropped. There is one `&mut` to it at most, made
-//! from the `Filled`. The request's `msghdr` is boxed and lives as long as the ring.
+//! completion names it, then ours until its `Filled` is dropped. There is one `&mut` to it at most,
+//! made from the `Filled`. The request's `msghdr` is boxed and lives as long as the ring.
 //!
-//! **Ending.** `Ring::drop` cancels the receive request and waits for its last completion; only then
-//! are the buffers unregistered, the ring closed and the memory unmapped. Should the kernel not confirm
-//! the cancellation, the memory is leaked.
+//! **Ending.** `Ring::drop` cancels the receive request and waits for its last completion; only
+//! then are the buffers unregistered, the ring closed and the memory unmapped. Should the kernel
+//! not confirm the cancellation, the memory is leaked.
 //!
-//! A failure of `io_uring_enter` that is not transient leaves it unknown what the kernel still reads,
-//! so it ends the process.
+//! A failure of `io_uring_enter` that is not transient leaves it unknown what the kernel still
+//! reads, so it ends the process.
 
 #![allow(unsafe_code)]
 
@@ -71,8 +72,8 @@ const CANCEL: u64 = u64::MAX - 1;
 /// Submission queue: a batch of sends, a receive request and its cancellation, to a power of two.
 const SUBMISSIONS: u32 = (SEND_BATCH_MAX + 2).next_power_of_two() as u32;
 
-/// How long one wait for the cancelled receive request lasts, and how many are waited. A request that
-/// only polls a socket is cancelled at once; this is for a machine that is out of memory.
+/// How long one wait for the cancelled receive request lasts, and how many are waited. A request
+/// that only polls a socket is cancelled at once; this is for a machine that is out of memory.
 const CANCEL_WAIT: Duration = Duration::from_millis(100);
 const CANCEL_WAITS_MAX: usize = 20;
 
@@ -192,9 +193,9 @@ impl Ring {
         self.socket.local_addr()
     }
 
-    /// Readable when datagrams have arrived since [`receive`](Ring::receive) last gave fewer than it
-    /// was allowed; then `receive`. Reading its eight bytes makes it unreadable again. It blocks, as
-    /// an executor's own io_uring needs: it would answer EAGAIN for a nonblocking one.
+    /// Readable when datagrams have arrived since [`receive`](Ring::receive) last gave fewer than
+    /// it was allowed; then `receive`. Reading its eight bytes makes it unreadable again. It
+    /// blocks, as an executor's own io_uring needs: it would answer EAGAIN for a nonblocking one.
     pub fn eventfd(&self) -> BorrowedFd<'_> {
         self.eventfd.as_fd()
     }
@@ -204,7 +205,8 @@ impl Ring {
         self.batch.gso()
     }
 
-    /// Times the kernel wanted a receive buffer and all were taken. The datagrams wait in the socket.
+    /// Times the kernel wanted a receive buffer and all were taken. The datagrams wait in the
+    /// socket.
     pub fn receive_buffers_exhausted(&self) -> u64 {
         self.buffers_exhausted
     }
@@ -223,8 +225,9 @@ impl Ring {
             || submissions.cq_overflow()
     }
 
-    /// Delivers up to `max` datagrams and returns how many. Only after fewer than `max` may the caller
-    /// sleep on the eventfd. A datagram's buffer is the kernel's again when `deliver` returns.
+    /// Delivers up to `max` datagrams and returns how many. Only after fewer than `max` may the
+    /// caller sleep on the eventfd. A datagram's buffer is the kernel's again when `deliver`
+    /// returns.
     pub fn receive(&mut self, max: usize, mut deliver: impl FnMut(Received<'_>)) -> usize {
         self.receive_while(max, |received| {
             deliver(received);
@@ -233,8 +236,8 @@ impl Ring {
         .delivered
     }
 
-    /// Delivers up to `max` datagrams, or until `deliver` breaks off, say because there is enough to
-    /// send first.
+    /// Delivers up to `max` datagrams, or until `deliver` breaks off, say because there is enough
+    /// to send first.
     pub fn receive_while(
         &mut self,
         max: usize,
@@ -276,11 +279,11 @@ impl Ring {
         Delivered { delivered, drained: false }
     }
 
-    /// Sends everything in `egress` and empties it. What the kernel does not take at once is counted
-    /// and dropped: voice that waits is worth nothing.
+    /// Sends everything in `egress` and empties it. What the kernel does not take at once is
+    /// counted and dropped: voice that waits is worth nothing.
     ///
-    /// Datagrams of one flow stay in order, but for those that follow one which had to be sent again
-    /// because the kernel would not cut it.
+    /// Datagrams of one flow stay in order, but for those that follow one which had to be sent
+    /// again because the kernel would not cut it.
     pub fn send(&mut self, egress: &mut Egress) -> Sent {
         if egress.is_empty() {
             return Sent::default();
@@ -308,8 +311,8 @@ impl Ring {
 
     /// Sends the batch and waits until the kernel is done with it.
     fn flush(&mut self) {
-        // SAFETY: the bytes belong to the flight that `send` holds, and this function neither returns
-        // nor unwinds before nothing is in flight.
+        // SAFETY: the bytes belong to the flight that `send` holds, and this function neither
+        // returns nor unwinds before nothing is in flight.
         unsafe { self.batch.submit(&mut self.uring.submission()) };
         self.enter(0);
         self.harvest();
@@ -335,7 +338,8 @@ impl Ring {
         }
     }
 
-    /// Fetches what has arrived; whether there is anything. Enters the kernel only when it has work.
+    /// Fetches what has arrived; whether there is anything. Enters the kernel only when it has
+    /// work.
     fn replenish(&mut self) -> bool {
         if !self.armed {
             self.arm();
@@ -351,7 +355,8 @@ impl Ring {
         !self.arrived.is_empty()
     }
 
-    /// Queues a receive request: it lasts until it fails, an empty datagram comes, or buffers run out.
+    /// Queues a receive request: it lasts until it fails, an empty datagram comes, or buffers run
+    /// out.
     fn arm(&mut self) {
         let entry = opcode::RecvMsgMulti::new(Fixed(SOCKET), &*self.header, buffers::GROUP)
             .build()
@@ -384,7 +389,8 @@ impl Ring {
         // a full barrier, then sets the flag we look at, then asks whether the eventfd is enabled.
         fence(Ordering::SeqCst);
         if cfg!(not(target_arch = "x86_64")) {
-            // Elsewhere the flag may become visible late, and only the kernel can look at the queue.
+            // Elsewhere the flag may become visible late, and only the kernel can look at the
+            // queue.
             self.enter(0);
         }
         if self.has_received() {

@@ -1,6 +1,6 @@
-//! What this machine offers a ring, found by trying it, for `stentor doctor` and the log at startup.
-//! Version numbers prove little: distributions backport, sandboxes forbid. Judges nothing; `doctor`
-//! does. Uses loopback only, and waits no longer than 200 ms for a datagram.
+//! What this machine offers a ring, found by trying it, for `stentor doctor` and the log at
+//! startup. Version numbers prove little: distributions backport, sandboxes forbid. Judges nothing;
+//! `doctor` does. Uses loopback only, and waits no longer than 200 ms for a datagram.
 
 use std::{
     fs, io,

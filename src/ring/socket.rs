@@ -11,7 +11,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{limits::SOCKET_BUFFER_BYTES, ring::RingError};
 
-/// The kernel's queues of one socket, bytes of its memory (which it charges more freely than payload).
+/// The kernel's queues of one socket, bytes of its memory (which it charges more freely than
+/// payload).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SocketBuffers {
     /// What may wait to be received.
@@ -44,9 +45,9 @@ impl SocketBuffers {
 /// Binds a socket for a ring.
 ///
 /// An IPv6 address that is unspecified takes IPv4 too (dual stack). On an unspecified address the
-/// kernel says with each datagram which of our addresses it was sent to. Datagrams leave unfragmented
-/// (DF set) and of the size of the interface at most; what ICMP claims about the way is ignored,
-/// since anybody can claim it.
+/// kernel says with each datagram which of our addresses it was sent to. Datagrams leave
+/// unfragmented (DF set) and of the size of the interface at most; what ICMP claims about the way
+/// is ignored, since anybody can claim it.
 ///
 /// # Errors
 /// Port taken, address unknown, no descriptor left, or an option the kernel does not know.

@@ -1,5 +1,5 @@
-//! What a datagram is, told from its first bytes and its length (protocol.md §2, RFC 7983). Looks at
-//! clear bytes only, so it works on sealed datagrams. Called once per datagram by the shard.
+//! What a datagram is, told from its first bytes and its length (protocol.md §2, RFC 7983). Looks
+//! at clear bytes only, so it works on sealed datagrams. Called once per datagram by the shard.
 
 /// Shortest DTLS record: its header (RFC 6347 §4.1). Keepalives that count upwards in their first
 /// byte are shorter and are none (protocol.md §2.2).

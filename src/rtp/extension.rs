@@ -34,8 +34,8 @@ pub mod id {
     pub const REPAIRED_RID: u8 = 12;
 }
 
-/// The elements of an extension block of either form, as `(id, bytes)`, in order. An unknown profile
-/// yields none; an element that overruns the block ends it.
+/// The elements of an extension block of either form, as `(id, bytes)`, in order. An unknown
+/// profile yields none; an element that overruns the block ends it.
 #[inline]
 pub fn elements(profile: u16, block: &[u8]) -> Elements<'_> {
     let form = match profile {
@@ -98,8 +98,8 @@ impl<'a> ElementWriter<'a> {
         Self { out, len: 0 }
     }
 
-    /// Appends an element. `None`, and nothing is written, if the one-byte form cannot say it (id not
-    /// 1 to 14, or length not 1 to 16) or the buffer has no room for it and its padding.
+    /// Appends an element. `None`, and nothing is written, if the one-byte form cannot say it (id
+    /// not 1 to 14, or length not 1 to 16) or the buffer has no room for it and its padding.
     pub fn push(&mut self, id: u8, bytes: &[u8]) -> Option<()> {
         if !(1..=14).contains(&id) || !(1..=16).contains(&bytes.len()) {
             return None;
@@ -140,8 +140,8 @@ pub fn speaker_byte(flags: u8) -> u8 {
     (flags & 3) << 1 | (flags & 4) >> 2
 }
 
-/// `abs-send-time` for a moment `since` an arbitrary but fixed one: the low 24 bits of the seconds in
-/// 18-bit fractions, which wrap every 64 seconds.
+/// `abs-send-time` for a moment `since` an arbitrary but fixed one: the low 24 bits of the seconds
+/// in 18-bit fractions, which wrap every 64 seconds.
 #[inline]
 pub fn abs_send_time(since: Duration) -> [u8; 3] {
     let fraction = (u64::from(since.subsec_nanos()) << 18) / 1_000_000_000;
@@ -253,7 +253,9 @@ mod tests {
             }
             let len = 4 * usize::from(writer.finish());
             let read: Vec<_> =
-                elements(ONE_BYTE_PROFILE, &out[..len]).map(|(id, bytes)| (id, bytes.to_vec())).collect();
+                elements(ONE_BYTE_PROFILE, &out[..len])
+                    .map(|(id, bytes)| (id, bytes.to_vec()))
+                    .collect();
             prop_assert_eq!(read, wanted);
         }
 

@@ -43,8 +43,8 @@ impl<'a> Nack<'a> {
     }
 }
 
-/// Writes a NACK for `lost`, which is given in order (a lap counts as in order). Returns its length,
-/// or `None` if `out` is too short or nothing is lost.
+/// Writes a NACK for `lost`, which is given in order (a lap counts as in order). Returns its
+/// length, or `None` if `out` is too short or nothing is lost.
 pub fn write_nack(
     out: &mut [u8],
     sender: Ssrc,

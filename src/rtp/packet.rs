@@ -1,6 +1,6 @@
-//! One RTP packet (RFC 3550 §5.1): a view that is checked once, so that its accessors cannot fail, a
-//! writer for the headers we send, and setters that rewrite a header in place. Header accessors work
-//! on sealed packets as well; `extension` and `payload` read what encryption hides.
+//! One RTP packet (RFC 3550 §5.1): a view that is checked once, so that its accessors cannot fail,
+//! a writer for the headers we send, and setters that rewrite a header in place. Header accessors
+//! work on sealed packets as well; `extension` and `payload` read what encryption hides.
 
 use crate::id::Ssrc;
 
@@ -337,10 +337,12 @@ mod tests {
         #[test]
         fn what_is_written_is_read_back(
             marker: bool, payload_type in 0u8..128, seq: u16, timestamp: u32, ssrc: u32,
-            words in proptest::option::of(0u16..8), payload in proptest::collection::vec(any::<u8>(), 0..40),
+            words in proptest::option::of(0u16..8),
+            payload in proptest::collection::vec(any::<u8>(), 0..40),
         ) {
             let ssrc = Ssrc(ssrc);
-            let header = Header { marker, payload_type, seq, timestamp, ssrc, extension_words: words };
+            let extension_words = words;
+            let header = Header { marker, payload_type, seq, timestamp, ssrc, extension_words };
             let mut bytes = vec![0xEE; Header::BYTES_MAX];
             let len = header.write(&mut bytes);
             bytes.truncate(len);

@@ -1,7 +1,7 @@
-//! Plain RTCP (RFC 3550 §6): reads a compound datagram report by report, writes the reports we send.
-//! The feedback reports themselves are `feedback`'s. Reading borrows, allocates nothing and takes a
-//! bounded number of steps; writing fills the caller's buffer. Called by the shard with what `crypto`
-//! opened.
+//! Plain RTCP (RFC 3550 §6): reads a compound datagram report by report, writes the reports we
+//! send. The feedback reports themselves are `feedback`'s. Reading borrows, allocates nothing and
+//! takes a bounded number of steps; writing fills the caller's buffer. Called by the shard with
+//! what `crypto` opened.
 
 use crate::{
     id::Ssrc,
@@ -147,8 +147,8 @@ impl<'a> SenderReport<'a> {
         })
     }
 
-    /// Writes the report. Returns its length, or `None` if `out` is too short or there are more than
-    /// [`BLOCKS_MAX`] blocks.
+    /// Writes the report. Returns its length, or `None` if `out` is too short or there are more
+    /// than [`BLOCKS_MAX`] blocks.
     pub fn write(&self, out: &mut [u8]) -> Option<usize> {
         let mut to = Writer::start(out, packet_type::SENDER_REPORT, self.blocks.count()?)?;
         to.word(self.ssrc.0)?;
@@ -176,8 +176,8 @@ impl<'a> ReceiverReport<'a> {
         Some(Self { ssrc: Ssrc(u32::from_be_bytes(*ssrc)), blocks: Blocks::parse(count, blocks)? })
     }
 
-    /// Writes the report. Returns its length, or `None` if `out` is too short or there are more than
-    /// [`BLOCKS_MAX`] blocks.
+    /// Writes the report. Returns its length, or `None` if `out` is too short or there are more
+    /// than [`BLOCKS_MAX`] blocks.
     pub fn write(&self, out: &mut [u8]) -> Option<usize> {
         let mut to = Writer::start(out, packet_type::RECEIVER_REPORT, self.blocks.count()?)?;
         to.word(self.ssrc.0)?;
@@ -216,8 +216,8 @@ pub struct ReportBlock {
     pub ssrc: Ssrc,
     /// Share of packets lost since the last report, in 256ths.
     pub fraction_lost: u8,
-    /// Packets lost since the source began; negative with duplicates. 24 bits on the wire: what does
-    /// not fit is written as the nearest that does.
+    /// Packets lost since the source began; negative with duplicates. 24 bits on the wire: what
+    /// does not fit is written as the nearest that does.
     pub lost: i32,
     /// Highest sequence number received, with the number of its laps above.
     pub highest_seq: u32,
@@ -303,8 +303,8 @@ impl<'a> Sdes<'a> {
     }
 }
 
-/// Writes an SDES packet with one source's canonical name. Returns its length, or `None` if `out` is
-/// too short or the name longer than 255 bytes.
+/// Writes an SDES packet with one source's canonical name. Returns its length, or `None` if `out`
+/// is too short or the name longer than 255 bytes.
 pub fn write_cname(out: &mut [u8], ssrc: Ssrc, cname: &str) -> Option<usize> {
     let mut to = Writer::start(out, packet_type::SDES, 1)?;
     to.word(ssrc.0)?;

@@ -265,7 +265,8 @@ proptest! {
         let first = sender.write(&mut out).unwrap();
         let second = receiver.write(&mut out[first..]).unwrap();
         let all: Vec<_> = reports(&out[..first + second]).collect();
-        prop_assert_eq!(&all[..], &[Report::SenderReport(sender), Report::ReceiverReport(receiver)]);
+        let expected = [Report::SenderReport(sender), Report::ReceiverReport(receiver)];
+        prop_assert_eq!(&all[..], &expected);
         prop_assert!(receiver.blocks.iter().eq(blocks));
     }
 
@@ -279,7 +280,8 @@ proptest! {
         let mut compound = Vec::new();
         for (first, packet_type, words) in types {
             compound.extend([0x80 | first, packet_type, 0, words]);
-            compound.extend(bytes.iter().copied().chain(std::iter::repeat(0)).take(4 * usize::from(words)));
+            let padded = bytes.iter().copied().chain(std::iter::repeat(0));
+            compound.extend(padded.take(4 * usize::from(words)));
         }
         prop_assert!(walk(&compound) <= 17 * compound.len());
     }

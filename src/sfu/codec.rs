@@ -1,5 +1,6 @@
-//! Codecs as the channel sees them: which video codec a sender should use, and what each hearer calls
-//! it. Payload-type spaces are per session, so types are always remapped (protocol.md §1.9, §3.1).
+//! Codecs as the channel sees them: which video codec a sender should use, and what each hearer
+//! calls it. Payload-type spaces are per session, so types are always remapped (protocol.md §1.9,
+//! §3.1).
 
 use crate::{
     metrics::DropReason,
@@ -116,8 +117,8 @@ impl Decoders {
         self.count(codecs, |count| *count -= 1);
     }
 
-    /// The codec a member that lists `codecs` should send: of those it can encode and everyone else can
-    /// decode the one it prefers, else the first it can encode, else H264 (protocol.md §1.9).
+    /// The codec a member that lists `codecs` should send: of those it can encode and everyone else
+    /// can decode the one it prefers, else the first it can encode, else H264 (protocol.md §1.9).
     pub fn choose(&self, codecs: Option<&[Codec]>) -> CodecName {
         let codecs = codecs.unwrap_or_default();
         let own = usize::from(is_viewer(codecs));

@@ -1,4 +1,5 @@
-//! RTCP: consumed, answered and mapped, never passed on as it came (protocol.md §2.5). Part of `Shard`.
+//! RTCP: consumed, answered and mapped, never passed on as it came (protocol.md §2.5). Part of
+//! `Shard`.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::{
             reports, write_cname,
         },
     },
-    sfu::{Shard, reception::to_65536ths, session::SessionIndex},
+    sfu::{Shard, reception::to_65536ths, session::SessionIndex, transport::Transport},
 };
 
 /// Reports read of one compound datagram; a full datagram of the shortest has hundreds.
@@ -45,10 +46,11 @@ impl Shard {
                 index
             }
         };
-        let transport = self.transports[index.index()].as_ref().ok_or(DropReason::NoKey)?;
+        let transport = self.transports[index.index()].as_mut().ok_or(DropReason::NoKey)?;
         // RTCP has no replay window, so it proves a key but not that its sender is there now: the
-        // address does not follow it.
+        // address does not follow it. The nonces do, for who only listens sends nothing else.
         let opened = transport.open(bytes)?;
+        transport.observe(&opened);
         let mode = transport.mode();
         let session = &mut self.sessions[index.index()];
         session.sent_rtcp = true;
@@ -98,13 +100,13 @@ impl Shard {
         let round_trip = own.wrapping_sub(last_sr).wrapping_sub(delay_since_sr);
         // A clock of the client's own would give nonsense; nobody is a minute away.
         if round_trip < 60 << 16 {
-            let micros = u64::from(round_trip) * 1_000_000 >> 16;
+            let micros = (u64::from(round_trip) * 1_000_000) >> 16;
             self.sessions[index.index()].rtt = Some(Duration::from_micros(micros));
         }
     }
 
-    /// Answers a sender report with our view of all the sender's streams, and gives it on, mapped to
-    /// what hearers see.
+    /// Answers a sender report with our view of all the sender's streams, and gives it on, mapped
+    /// to what hearers see.
     fn handle_sender_report(
         &mut self,
         now: Instant,
@@ -146,7 +148,8 @@ impl Shard {
         let channel = self.sessions[index.index()].channel;
         for position in 0..self.channels[channel].members.len() {
             let hearer = self.channels[channel].members[position];
-            if hearer != index {
+            let deaf = |transport: &Transport| transport.deaf;
+            if hearer != index && !self.transports[hearer.index()].as_ref().is_some_and(deaf) {
                 self.send_rtcp(hearer, &compound[..len], egress);
             }
         }
@@ -212,13 +215,12 @@ impl Shard {
         }
     }
 
+    /// Sends a report to whom it is of use. One that cannot be sent now is followed by another, so it
+    /// counts as no drop.
     fn send_rtcp(&mut self, to: SessionIndex, compound: &[u8], egress: &mut Egress) {
         let Some(transport) = &mut self.transports[to.index()] else { return };
-        if !transport.takes_rtcp {
-            return;
-        }
-        if let Err(reason) = transport.seal(compound, egress, |_| {}) {
-            self.counters.dropped(reason);
+        if transport.takes_rtcp {
+            let _ = transport.seal(compound, egress, |_| {});
         }
     }
 

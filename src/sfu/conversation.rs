@@ -65,6 +65,8 @@ impl Shard {
                 Ok(())
             }
             ClientMessage::Video(video) => self.video(now, index, video),
+            // Without codecs it says nothing about them (protocol.md §1.4, op 14).
+            ClientMessage::SessionUpdate { codecs: None } => Ok(()),
             ClientMessage::SessionUpdate { codecs } => {
                 self.list_codecs(index, codecs);
                 self.wants_changed(now, index);
@@ -117,12 +119,10 @@ impl Shard {
         let random = self.random.bytes();
         let media_session = hex(self.random.bytes());
         let session = &mut self.sessions[index.index()];
-        let old = self.transports[index.index()].take().and_then(|old| old.path());
-        // Discovery comes before Select Protocol, so where it saw the client is newer than the path.
-        let path = session.candidate.or(old);
+        let path = session.candidate;
         let mut transport = Transport::new(mode, &key, random, Flow(index.0), path);
         transport.deaf = session.admission.policy.state.deaf;
-        self.transports[index.index()] = Some(transport);
+        let old = self.transports[index.index()].replace(transport).and_then(|old| old.path());
         for stream in &mut session.streams {
             stream.source.rekeyed();
             stream.reception.restart();
@@ -132,6 +132,12 @@ impl Shard {
         let session = &mut self.sessions[index.index()];
         let video_codec = self.channels[session.channel].decoders.choose(session.codecs.as_deref());
         session.description = Some(Description { key, video_codec, media_session });
+        if let Some(old) = old {
+            self.unbind(old.remote, index);
+        }
+        if let Some(path) = path {
+            self.by_source.insert(path.remote, index);
+        }
         self.tell_description(index);
         self.note_connected(index);
         self.wants_changed(now, index);
@@ -185,11 +191,12 @@ impl Shard {
 
     fn speaking(&mut self, index: SessionIndex, speaking: Speaking) {
         let session = &mut self.sessions[index.index()];
-        if session.speaking == Some(speaking.flags) {
-            return;
-        }
+        let shown = session.shown_speaking();
         session.speaking = Some(speaking.flags);
-        self.show_speaking(index);
+        // Said again it is told again, but not of somebody who is muted.
+        if session.may_speak() || shown != session.shown_speaking() {
+            self.show_speaking(index);
+        }
     }
 
     /// Tells the others, and control, how a session speaks.

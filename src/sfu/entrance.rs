@@ -16,27 +16,47 @@ use crate::{
     signalling::{CloseCode, Identify, Resume, ServerMessage},
 };
 
+/// Close code of a WebSocket that ended without one (RFC 6455 §7.1.5).
+const BROKEN_OFF: u16 = 1006;
+
 impl Shard {
     /// Control has answered a connection.
     pub(super) fn decide(&mut self, now: Instant, id: ConnectionId, verdict: Verdict) {
-        let Some(socket) = self.sockets.get_mut(&id) else { return };
-        let Some(asked) = socket.asked.take() else { return };
+        let asked = self.sockets.get_mut(&id).and_then(|socket| socket.asked.take());
         match (verdict, asked) {
+            (Verdict::Join { admission, .. }, None) => self.miss(&admission),
+            (_, None) => {}
             (Verdict::Refuse { code, why }, _) => self.close(now, id, code, why),
-            (verdict @ (Verdict::Join { shard, .. } | Verdict::Resume { shard, .. }), asked)
-                if shard != self.config.id =>
-            {
+            (
+                verdict @ (Verdict::Join { shard, .. } | Verdict::Resume { shard, .. }),
+                Some(asked),
+            ) if shard != self.config.id => {
                 let Some(socket) = self.sockets.remove(&id) else { return };
                 let arrival = Arrival { connection: socket.connection, asked, verdict };
                 self.outputs.push_back(Output::Move { to: shard, arrival: Box::new(arrival) });
             }
-            (Verdict::Join { admission, .. }, AdmissionRequest::Identify(identify)) => {
+            (Verdict::Join { admission, .. }, Some(AdmissionRequest::Identify(identify))) => {
                 self.join(now, id, &identify, *admission);
             }
-            (Verdict::Resume { serial, .. }, AdmissionRequest::Resume(resume)) => {
+            (Verdict::Resume { serial, .. }, Some(AdmissionRequest::Resume(resume))) => {
                 self.resume(now, id, serial, &resume);
             }
-            _ => self.close(now, id, CloseCode::AuthenticationFailed, "answered out of turn"),
+            (verdict, Some(_)) => {
+                if let Verdict::Join { admission, .. } = verdict {
+                    self.miss(&admission);
+                }
+                self.close(now, id, CloseCode::AuthenticationFailed, "answered out of turn");
+            }
+        }
+    }
+
+    /// Control has let in a connection that no longer waits: the session ends before it began, which
+    /// control must hear of, for it counts the session from its own answer on.
+    fn miss(&mut self, admission: &Admission) {
+        let serial = admission.serial;
+        if !self.by_serial.contains_key(&serial) {
+            let reason = DisconnectReason::ClientLeft;
+            self.event(Event::Disconnected { serial, reason, close_code: BROKEN_OFF });
         }
     }
 
@@ -221,7 +241,8 @@ impl Shard {
         self.hear_held(now, id, held);
     }
 
-    /// Closes a connection for a reason of ours, and with it the session, unless its client may resume.
+    /// Closes a connection for a reason of ours, and with it the session, unless its client may
+    /// resume.
     pub(super) fn close(
         &mut self,
         now: Instant,
@@ -277,8 +298,8 @@ impl Shard {
         }
     }
 
-    /// Control ends a session; the others are told unless they go too. One that may resume keeps its
-    /// place until the window ends.
+    /// Control ends a session; the others are told unless they go too. One that may resume keeps
+    /// its place until the window ends.
     pub(super) fn expel(
         &mut self,
         now: Instant,

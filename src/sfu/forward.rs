@@ -1,5 +1,5 @@
-//! Fan-out of one opened packet to a channel's hearers. Pure; allocates nothing. Called by the shard
-//! for every packet of media.
+//! Fan-out of one opened packet to a channel's hearers. Pure; allocates nothing. Called by the
+//! shard for every packet of media.
 
 use crate::{
     egress::Egress,
@@ -55,11 +55,11 @@ fn forward_one(
     transport: &mut Transport,
     egress: &mut Egress,
 ) -> Result<(), DropReason> {
-    if transport.deaf {
-        cursor.withhold();
-        return Err(DropReason::Deafened);
-    }
-    let payload_type = fanout.media.payload_type_for(transport.video.as_ref())?;
+    let due = match transport.deaf {
+        true => Err(DropReason::Deafened),
+        false => fanout.media.payload_type_for(transport.video.as_ref()),
+    };
+    let payload_type = due.inspect_err(|_| cursor.withhold(fanout.seq))?;
     let seq = cursor.pass(fanout.seq).ok_or(DropReason::LateAfterGap)?;
     transport.seal(fanout.packet, egress, |bytes| {
         packet::set_payload_type(bytes, payload_type);

@@ -1,6 +1,6 @@
-//! What arrives over UDP: whose it is, whether it may be heard, and on to the hearers. Part of `Shard`.
-//! Nothing a datagram claims has an effect before its tag has verified, but for discovery, which
-//! proves its SSRC alone.
+//! What arrives over UDP: whose it is, whether it may be heard, and on to the hearers. Part of
+//! `Shard`. Nothing a datagram claims has an effect before its tag has verified, but for discovery,
+//! which proves its SSRC alone.
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -35,7 +35,8 @@ const SILENCE_FRAMES: usize = 5;
 const FRAME_TICKS: u32 = 960;
 
 /// Audio levels for senders that give none (RFC 6464: a voice bit, then −dBov): silence is known by
-/// its bytes, anything else is given an ordinary speaking level, since the payload may be encrypted.
+/// its bytes, anything else is given an ordinary speaking level, since the payload may be
+/// encrypted.
 const LEVEL_SILENT: u8 = 127;
 const LEVEL_VOICE: u8 = 0x80 | 30;
 
@@ -53,8 +54,8 @@ const VIDEO_EXTENSIONS_KEPT: [u8; 5] = [
 ];
 
 impl Shard {
-    /// A datagram has arrived. Its bytes are decrypted in place; what is to be sent because of it is in
-    /// `egress` when this returns.
+    /// A datagram has arrived. Its bytes are decrypted in place; what is to be sent because of it
+    /// is in `egress` when this returns.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
@@ -98,21 +99,23 @@ impl Shard {
             accepted => accepted,
         };
         let opened = transport.open(bytes).map_err(|reason| stranger.unwrap_or(reason))?;
-        let sighting = transport.sighted(path, &opened);
         match accepted {
             Ok(accept) => {
                 if source.commit(accept) {
                     reception.restart();
                 }
             }
-            // Authentic, but far off: if the next one is beside it, the source has restarted.
+            // Authentic, but far off: if the next one is beside it, the source has restarted. It may be
+            // an old one sent again by somebody else, so it moves nothing.
             Err(reason) => {
                 source.note_jump(seq);
                 return Err(reason);
             }
         }
+        transport.observe(&opened);
+        let sighting = transport.sighted(path);
         if sighting != Sighting::Known || stranger.is_some() {
-            self.bind(index, path.remote, sighting);
+            self.bind(index, path, sighting);
         }
         self.handle_media(now, index, stream_index, &bytes[opened.range], egress)
     }
@@ -141,14 +144,14 @@ impl Shard {
             [] => Err(DropReason::EmptyPayload),
             bytes => Ok(bytes),
         });
-        let flags = session.speaking.unwrap_or(0) as u8;
+        let flags = session.shown_speaking().unwrap_or(0) as u8;
         let stream = &mut session.streams[stream_index];
         let (seq, timestamp) = (packet.seq(), packet.timestamp());
         stream.reception.received(now, seq, timestamp);
         let (media, payload) = match media.and_then(|media| Ok((media, payload?))) {
             Ok(heard) => heard,
             Err(reason) => {
-                stream.source.withhold();
+                stream.source.withhold(seq);
                 return Err(reason);
             }
         };
@@ -164,7 +167,10 @@ impl Shard {
             Media::Video { .. } => video_extension(&packet, sent, &mut room),
         };
         let extension = &room[..usize::from(words) * 4];
-        self.fan_out(index, stream_index, media, packet.marker(), place, extension, payload, egress)
+        let marker = packet.marker();
+        self.fan_out(index, stream_index, media, marker, place, extension, payload, egress)?;
+        self.counters.opened += 1;
+        Ok(())
     }
 
     /// Ends a session's speech for its hearers, who would else wait for the rest of it.
@@ -174,11 +180,9 @@ impl Shard {
         for _ in 0..SILENCE_FRAMES {
             let source = &mut self.sessions[index.index()].streams[0].source;
             let Some(place) = source.insert(now, FRAME_TICKS) else { return };
+            // Nobody sent this packet, so if nobody can hear it none was dropped.
             let (media, payload) = (Media::Audio, &SILENCE);
-            let sealed = self.fan_out(index, 0, media, false, place, &extension, payload, egress);
-            if let Err(reason) = sealed {
-                self.counters.dropped(reason);
-            }
+            let _ = self.fan_out(index, 0, media, false, place, &extension, payload, egress);
         }
     }
 
@@ -216,7 +220,6 @@ impl Shard {
         out[head..body].copy_from_slice(extension);
         out[body..].copy_from_slice(payload);
         stream.cursors.resize(members.len(), Cursor::default());
-        self.counters.opened += 1;
         forward(
             &Fanout { packet: out, seq: place.seq, media },
             index,
@@ -229,8 +232,8 @@ impl Shard {
         Ok(())
     }
 
-    /// The session that sends `ssrc`, by its address or, where the address is a stranger's, by the SSRC;
-    /// then a second value says what it means if the packet does not open.
+    /// The session that sends `ssrc`, by its address or, where the address is a stranger's, by the
+    /// SSRC; then a second value says what it means if the packet does not open.
     fn find_owner(
         &mut self,
         now: Instant,
@@ -255,14 +258,15 @@ impl Shard {
     }
 
     /// An authenticated packet has shown where a session is.
-    fn bind(&mut self, index: SessionIndex, remote: SocketAddr, sighting: Sighting) {
+    fn bind(&mut self, index: SessionIndex, path: Path, sighting: Sighting) {
         if let Sighting::Moved(old) = sighting {
             self.counters.rebound += u64::from(old.is_some());
             if let Some(old) = old {
                 self.unbind(old, index);
             }
         }
-        self.by_source.insert(remote, index);
+        self.sessions[index.index()].candidate = Some(path);
+        self.by_source.insert(path.remote, index);
         self.note_connected(index);
     }
 
@@ -298,9 +302,9 @@ impl Shard {
                 self.note_connected(index);
             }
         }
-        let mut slot =
-            egress.slot(Flow::NONE, path, DISCOVERY_BYTES).ok_or(DropReason::EgressFull)?;
-        let out = slot.bytes().first_chunk_mut().ok_or(DropReason::EgressFull)?;
+        let slot = egress.slot(Flow::NONE, path, DISCOVERY_BYTES);
+        let mut slot = slot.ok_or(DropReason::RequestFlood)?;
+        let out = slot.bytes().first_chunk_mut().ok_or(DropReason::RequestFlood)?;
         write_response(ssrc, path.remote, out);
         slot.commit(DISCOVERY_BYTES);
         self.counters.answered += 1;
@@ -318,7 +322,8 @@ impl Shard {
         if !self.by_source.contains_key(&path.remote) && !self.stranger_requests.take(now) {
             return Err(DropReason::RequestFlood);
         }
-        let mut slot = egress.slot(Flow::NONE, path, reply.len()).ok_or(DropReason::EgressFull)?;
+        let slot = egress.slot(Flow::NONE, path, reply.len());
+        let mut slot = slot.ok_or(DropReason::RequestFlood)?;
         slot.bytes().copy_from_slice(&reply);
         slot.commit(reply.len());
         self.counters.answered += 1;

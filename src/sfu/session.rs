@@ -1,5 +1,5 @@
-//! One participant's stay in a channel, across resumes: what it may do, what it has been told, what it
-//! sends. The part that sealing a packet touches is apart (`transport.rs`). Owned by the shard.
+//! One participant's stay in a channel, across resumes: what it may do, what it has been told, what
+//! it sends. The part that sealing a packet touches is apart (`transport.rs`). Owned by the shard.
 
 use std::{
     net::IpAddr,
@@ -104,8 +104,9 @@ pub struct Session {
     pub away: Option<Away>,
     /// Numbered messages it may have missed.
     pub replay: ReplayBuffer,
-    /// What it may send: audio, then a media and a retransmission stream for each layer; their SSRCs
-    /// are consecutive, so that a retransmission's is its primary's plus one (protocol.md §1.4).
+    /// What it may send: audio, then a media and a retransmission stream for each layer; their
+    /// SSRCs are consecutive, so that a retransmission's is its primary's plus one (protocol.md
+    /// §1.4).
     pub streams: Vec<Stream>,
     /// The video layers it asked for.
     pub layers: Vec<Layer>,
@@ -125,7 +126,8 @@ pub struct Session {
     pub description: Option<Description>,
     /// Say Session Description again after the next resume (protocol.md §8, trap 30).
     pub repeat_description: bool,
-    /// Where discovery last saw the client.
+    /// Where the client was seen last, by discovery or by an authenticated packet: where a new
+    /// transport starts. `Shard::by_source` has this address and the transport's own, at most.
     pub candidate: Option<Path>,
     /// Discovery requests it may still make.
     pub discoveries: Budget,
@@ -209,9 +211,10 @@ impl Session {
         (index < self.streams.len()).then_some(index)
     }
 
-    /// Whether discovery from `path` may be this session's own. Every member of the channel knows its
-    /// SSRC, so once it has an address only the host that is there, or that its WebSocket comes from,
-    /// can move it without a key; clients retry from new ports of one host (protocol.md §2.1).
+    /// Whether discovery from `path` may be this session's own. Every member of the channel knows
+    /// its SSRC, so once it has an address only the host that is there, or that its WebSocket comes
+    /// from, can move it without a key; clients retry from new ports of one host (protocol.md
+    /// §2.1).
     pub fn is_plausible(&self, path: Path, bound: Option<Path>) -> bool {
         let host = path.remote.ip();
         bound.is_none_or(|bound| bound.remote.ip() == host) || self.host == Some(host)
@@ -277,8 +280,8 @@ impl Session {
         self.layers.iter().filter_map(|layer| layer.ssrc)
     }
 
-    /// Whether RTCP is of use to it: it has video or speaks RTCP itself (protocol.md §2.5). Where the
-    /// header is the nonce, two reports of one shape would share one, so none are sent.
+    /// Whether RTCP is of use to it: it has video or speaks RTCP itself (protocol.md §2.5). Where
+    /// the header is the nonce, two reports of one shape would share one, so none are sent.
     pub fn takes_rtcp(&self, mode: Mode) -> bool {
         mode != Mode::XSalsa20Poly1305 && (self.sent_rtcp || self.payload_types().is_some())
     }

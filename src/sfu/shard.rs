@@ -1,7 +1,7 @@
-//! Everything one core owns: channels, sessions, connections, and the tables that find them. This file
-//! has the shard's state and its entry points; what they do is in `ingress` (datagrams), `entrance`
-//! (joining, resuming, leaving) and `conversation` (messages). No I/O, no clock: the driver and the
-//! simulation call it alike.
+//! Everything one core owns: channels, sessions, connections, and the tables that find them. This
+//! file has the shard's state and its entry points; what they do is in `ingress` (datagrams),
+//! `entrance` (joining, resuming, leaving) and `conversation` (messages). No I/O, no clock: the
+//! driver and the simulation call it alike.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,7 +20,7 @@ use crate::{
     crypto::Mode,
     egress::Egress,
     id::{ChannelId, ConnectionId, Serial, ServerId, ShardId, Ssrc, UserId},
-    limits::{DATAGRAM_BYTES_MAX, SHARD_SESSIONS_MAX},
+    limits::{PLAIN_BYTES_MAX, SHARD_SESSIONS_MAX},
     metrics::Counters,
     sfu::{
         AdmissionRequest, Command, DisconnectReason, Event, RoomReport, Verdict,
@@ -124,7 +124,8 @@ pub struct Shard {
     pub(super) own_ssrc: Ssrc,
     pub(super) stranger_opens: Budget,
     pub(super) stranger_requests: Budget,
-    pub(super) scratch: Box<[u8; DATAGRAM_BYTES_MAX]>,
+    /// Where a packet is put together before it is sealed for each hearer.
+    pub(super) scratch: Box<[u8; PLAIN_BYTES_MAX]>,
     pub(super) draining: bool,
 }
 
@@ -133,8 +134,8 @@ pub struct Shard {
 /// (a failed open costs about 0.3 µs).
 const STRANGER_OPENS: (u32, u32) = (2_000, 20_000);
 
-/// Discovery and ping requests answered, at once and per second: four thousand clients joining in one
-/// second, each asking twice.
+/// Discovery and ping requests answered, at once and per second: four thousand clients joining in
+/// one second, each asking twice.
 const STRANGER_REQUESTS: (u32, u32) = (2_000, 10_000);
 
 impl Shard {
@@ -161,7 +162,7 @@ impl Shard {
             own_ssrc,
             stranger_opens: Budget::new(STRANGER_OPENS.0, STRANGER_OPENS.1),
             stranger_requests: Budget::new(STRANGER_REQUESTS.0, STRANGER_REQUESTS.1),
-            scratch: Box::new([0; DATAGRAM_BYTES_MAX]),
+            scratch: Box::new([0; PLAIN_BYTES_MAX]),
             draining: false,
         }
     }
@@ -418,8 +419,9 @@ impl Random {
         bytes
     }
 
-    /// An SSRC that nobody can guess, because discovery is authenticated by it alone: below 2^31, since
-    /// some clients keep it in a signed integer, and never near 0, where libwebrtc has its own.
+    /// An SSRC that nobody can guess, because discovery is authenticated by it alone: below 2^31,
+    /// since some clients keep it in a signed integer, and never near 0, where libwebrtc has its
+    /// own.
     pub fn ssrc(&mut self) -> Ssrc {
         let random = u32::from_be_bytes(self.bytes()) >> 1;
         Ssrc(random.clamp(SSRC_MIN, i32::MAX as u32 - SSRC_MARGIN))

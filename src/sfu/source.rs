@@ -29,6 +29,9 @@ pub struct Source {
     timestamp_offset: u32,
     newest: Option<Newest>,
     restarted: bool,
+    /// Ticks between the last packet of our own and the sender's next at the least; 0 when its next
+    /// has come.
+    ticks_owed: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +51,7 @@ impl Source {
             timestamp_offset: 0,
             newest: None,
             restarted: false,
+            ticks_owed: 0,
         }
     }
 
@@ -63,7 +67,8 @@ impl Source {
         self.replay.check(seq)
     }
 
-    /// An authenticated packet was far from the sequence: the next one in a row restarts the source.
+    /// An authenticated packet was far from the sequence: the next one in a row restarts the
+    /// source.
     pub fn note_jump(&mut self, seq: u16) {
         self.replay.note_jump(seq);
     }
@@ -78,8 +83,11 @@ impl Source {
     }
 
     /// A committed packet that nobody may hear.
-    pub fn withhold(&mut self) {
-        self.cursor.withhold();
+    pub fn withhold(&mut self, seq: u16) {
+        // Before a restart has joined up, the numbers are those of another sequence.
+        if !self.restarted {
+            self.cursor.withhold(seq);
+        }
     }
 
     /// Gives a committed packet its place, or `None` if it is late from before a cut.
@@ -88,10 +96,11 @@ impl Source {
         if self.restarted {
             self.join_up(now, seq, timestamp);
         }
-        let place = Place {
-            seq: self.cursor.pass(seq)?.wrapping_add(self.seq_offset),
-            timestamp: timestamp.wrapping_add(self.timestamp_offset),
-        };
+        let seq = self.cursor.pass(seq)?.wrapping_add(self.seq_offset);
+        if self.ticks_owed > 0 {
+            self.keep_clock_ahead(timestamp);
+        }
+        let place = Place { seq, timestamp: timestamp.wrapping_add(self.timestamp_offset) };
         match self.newest {
             Some(newest) if place.seq.wrapping_sub(newest.place.seq) as i16 <= 0 => {}
             _ => self.newest = Some(Newest { place, at: now }),
@@ -108,6 +117,7 @@ impl Source {
         };
         self.newest = Some(Newest { place, at: now });
         self.seq_offset = self.seq_offset.wrapping_add(1);
+        self.ticks_owed = ticks;
         self.cursor.cut();
         Some(place)
     }
@@ -122,13 +132,25 @@ impl Source {
         self.cursor.unpass(seq.wrapping_sub(self.seq_offset))
     }
 
+    /// The sender speaks again sooner than the packets we put in its place have ended: its clock, as
+    /// the channel sees it, goes on from there.
+    #[cold]
+    fn keep_clock_ahead(&mut self, timestamp: u32) {
+        let ticks = std::mem::take(&mut self.ticks_owed);
+        let Some(Newest { place, .. }) = self.newest else { return };
+        let next = place.timestamp.wrapping_add(ticks);
+        let ahead = timestamp.wrapping_add(self.timestamp_offset).wrapping_sub(next) as i32;
+        if ahead < 0 {
+            self.timestamp_offset = next.wrapping_sub(timestamp);
+        }
+    }
+
     /// Lets the restarted source go on where the old one stopped, as much later as time has passed.
     #[cold]
     fn join_up(&mut self, now: Instant, seq: u16, timestamp: u32) {
         self.restarted = false;
         let Some(newest) = self.newest else { return };
-        self.cursor = Cursor::default();
-        self.cursor.cut();
+        self.cursor = Cursor::starting_at(seq);
         self.seq_offset = newest.place.seq.wrapping_add(1).wrapping_sub(seq);
         let ticks = ticks(now.saturating_duration_since(newest.at), self.clock_hz).max(1);
         self.timestamp_offset = newest.place.timestamp.wrapping_add(ticks).wrapping_sub(timestamp);
@@ -177,7 +199,7 @@ mod tests {
         for seq in 11..=40 {
             let accept = source.check(seq).unwrap();
             source.commit(accept);
-            source.withhold();
+            source.withhold(seq);
         }
         assert_eq!(take(&mut source, now, 41, 31 * 960).unwrap().seq, 16);
         assert!(take(&mut source, now, 41, 31 * 960).is_none(), "a replay is no packet");

@@ -40,7 +40,8 @@ pub enum Sighting {
 }
 
 impl Transport {
-    /// A transport with a fresh key. `random` seeds nonces; `path` is where discovery saw the client.
+    /// A transport with a fresh key. `random` seeds nonces; `path` is where discovery saw the
+    /// client.
     pub fn new(
         mode: Mode,
         key: &SecretKey,
@@ -87,12 +88,17 @@ impl Transport {
         self.cipher.open(datagram)
     }
 
-    /// Notes where an authenticated datagram came from, and keeps our nonces away from its own.
+    /// Keeps our nonces away from those of an authenticated datagram.
     #[inline]
-    pub fn sighted(&mut self, path: Path, opened: &Opened) -> Sighting {
+    pub fn observe(&mut self, opened: &Opened) {
         if let Some(suffix) = opened.suffix {
             self.nonces.observe(suffix);
         }
+    }
+
+    /// Notes where an authenticated datagram came from.
+    #[inline]
+    pub fn sighted(&mut self, path: Path) -> Sighting {
         if self.verified && self.path == Some(path) {
             return Sighting::Known;
         }

@@ -1,5 +1,5 @@
-//! Media sink wants: what viewers want to see, told to who shows it as the largest over all viewers.
-//! Raised at once, lowered after a pause (protocol.md §4.4). Part of `Shard`.
+//! Media sink wants: what viewers want to see, told to who shows it as the largest over all
+//! viewers. Raised at once, lowered after a pause (protocol.md §4.4). Part of `Shard`.
 
 use std::time::{Duration, Instant};
 
@@ -59,8 +59,8 @@ impl Shard {
             };
             let viewers: Vec<&Session> =
                 viewers().filter(|session| session.payload_types().is_some()).collect();
-            // Nobody who could watch: a sender that is told so has to start afresh for the first who
-            // comes, so it is left as it is.
+            // Nobody who could watch: a sender that is told so has to start afresh for the first
+            // who comes, so it is left as it is.
             if viewers.is_empty() {
                 continue;
             }

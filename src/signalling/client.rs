@@ -1,5 +1,6 @@
-//! Everything a client may say, by opcode (protocol.md §1.3, §1.4): dispatch from a frame to a typed
-//! message. The larger payloads have files of their own beside this one. Called by `Connection`.
+//! Everything a client may say, by opcode (protocol.md §1.3, §1.4): dispatch from a frame to a
+//! typed message. The larger payloads have files of their own beside this one. Called by
+//! `Connection`.
 
 use serde::Deserialize;
 
@@ -54,7 +55,8 @@ pub struct Speaking {
     pub ssrc: Option<Ssrc>,
 }
 
-/// End-to-end encryption messages from a client (protocol.md §5.2). Binary payloads are opaque here.
+/// End-to-end encryption messages from a client (protocol.md §5.2). Binary payloads are opaque
+/// here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dave {
     /// op 23.
@@ -76,10 +78,14 @@ pub enum Dave {
 impl ClientMessage {
     /// Reads a text frame.
     ///
-    /// 4002 if it is no JSON, nested too deeply, has no or two `op`s, or a `d` that does not fit it;
-    /// 4001 if the opcode is above 64; 4020 if it is well-formed but beyond a limit.
+    /// 4002 if it is no JSON, nested too deeply, has no or two `op`s, or a `d` that does not fit
+    /// it; 4001 if the opcode is above 64; 4020 if it is well-formed but beyond a limit.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
-        let Envelope { op, payload } = Envelope::open(text)?;
+        Envelope::open(text).and_then(Self::decode)
+    }
+
+    pub(super) fn decode(envelope: Envelope<'_>) -> Result<Self, Refusal> {
+        let Envelope { op, payload } = envelope;
         Ok(match op {
             opcode::IDENTIFY => Self::Identify(Identify::parse(payload)?),
             opcode::SELECT_PROTOCOL => Self::SelectProtocol(SelectProtocol::parse(payload)?),

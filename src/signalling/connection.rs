@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{ClientMessage, CloseCode, Frame, Identify, Refusal, Resume, ServerMessage, Version};
+use super::{
+    ClientMessage, CloseCode, Frame, Identify, Refusal, Resume, ServerMessage, Version,
+    envelope::Envelope, opcode,
+};
 use crate::{
     id::ConnectionId,
     limits::{
@@ -106,7 +109,14 @@ impl Connection {
             return Err(Refusal::decode("message too long"));
         }
         let message = match frame {
-            Frame::Text(text) => ClientMessage::parse(&text)?,
+            Frame::Text(text) => {
+                let envelope = Envelope::open(&text)?;
+                // Who has not identified is told so, whatever is wrong with the rest.
+                if matches!(self.state, State::Fresh) && !opcode::is_for_strangers(envelope.op) {
+                    return Err(IDENTIFY_FIRST);
+                }
+                ClientMessage::decode(envelope)?
+            }
             Frame::Binary(bytes) => ClientMessage::parse_binary(&bytes)?,
         };
         self.handle_message(message, bytes)
@@ -133,9 +143,7 @@ impl Connection {
                     _ => None,
                 })
             }
-            (State::Fresh, _) => {
-                Err(Refusal { code: CloseCode::NotAuthenticated, why: "identify or resume first" })
-            }
+            (State::Fresh, _) => Err(IDENTIFY_FIRST),
             (_, M::Identify(_) | M::Resume(_)) => Err(Refusal {
                 code: CloseCode::AlreadyAuthenticated,
                 why: "identified or resumed before",
@@ -168,8 +176,8 @@ impl Connection {
         }
     }
 
-    /// The client has been let in: gives what it said since it asked, in order. Liveness counts from
-    /// `now`, so that a slow answer is not held against the client.
+    /// The client has been let in: gives what it said since it asked, in order. Liveness counts
+    /// from `now`, so that a slow answer is not held against the client.
     pub fn joined(&mut self, now: Instant) -> Vec<Request> {
         debug_assert!(matches!(self.state, State::Asked { .. }), "only who asks is let in");
         self.heard = now;
@@ -231,6 +239,9 @@ impl Connection {
         self.outbox_bytes
     }
 }
+
+const IDENTIFY_FIRST: Refusal =
+    Refusal { code: CloseCode::NotAuthenticated, why: "identify or resume first" };
 
 /// Time that one message stands for at the steady rate.
 const MESSAGE_INTERVAL: Duration = Duration::from_nanos(1_000_000_000 / MESSAGES_PER_SECOND as u64);

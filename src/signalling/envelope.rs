@@ -1,5 +1,6 @@
-//! From text to an opcode and its undecoded `d` (protocol.md §1.2), and the liberal JSON forms every
-//! payload is decoded with. Called by the payload types beside it; nothing here knows an opcode.
+//! From text to an opcode and its undecoded `d` (protocol.md §1.2), and the liberal JSON forms
+//! every payload is decoded with. Called by the payload types beside it; nothing here knows an
+//! opcode.
 
 use std::{fmt, marker::PhantomData};
 
@@ -28,7 +29,8 @@ pub(super) struct Payload<'a>(pub(super) &'a str);
 impl<'a> Envelope<'a> {
     /// Opens a text message. Keys may come in any order, unknown ones are ignored.
     ///
-    /// 4002 if it is too deep, no JSON object, or has not exactly one `op`; 4001 if that is above 64.
+    /// 4002 if it is too deep, no JSON object, or has not exactly one `op`; 4001 if that is above
+    /// 64.
     pub(super) fn open(text: &'a str) -> Result<Self, Refusal> {
         #[derive(Deserialize)]
         struct Wire<'a> {

@@ -66,6 +66,11 @@ pub const NO_ROUTE: u8 = 32;
 /// learn new ones before we do (protocol.md §1.4).
 pub const KNOWN_SPACE_MAX: u8 = 64;
 
+/// Whether a client may say it before it has identified (protocol.md §1.8, 4003).
+pub fn is_for_strangers(op: u8) -> bool {
+    matches!(op, IDENTIFY | HEARTBEAT | RESUME)
+}
+
 /// Whether only the server may send this opcode.
 pub fn is_server_only(op: u8) -> bool {
     matches!(

@@ -148,8 +148,8 @@ impl ServerMessage<'_> {
         opcode::is_numbered(self.op())
     }
 
-    /// Its bytes for a client of `version`: `op` first, then `d` always, then `seq` if there is one.
-    /// A sequence number is only ever written for versions that have them.
+    /// Its bytes for a client of `version`: `op` first, then `d` always, then `seq` if there is
+    /// one. A sequence number is only ever written for versions that have them.
     pub fn encode(&self, version: Version, seq: Option<u16>) -> Frame {
         let seq = seq.filter(|_| version.numbered());
         if let Self::Binary { op, payload } = self {

@@ -1,5 +1,5 @@
-//! Media Sink Wants, op 15 from the client (protocol.md §1.4, §4.4): an object whose keys are SSRCs.
-//! Which layer that selects is the channel's business.
+//! Media Sink Wants, op 15 from the client (protocol.md §1.4, §4.4): an object whose keys are
+//! SSRCs. Which layer that selects is the channel's business.
 
 use std::fmt;
 

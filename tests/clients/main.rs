@@ -172,8 +172,8 @@ fn discord_py_comes_back_after_a_cut_without_being_reported_gone() {
     let mut last_sequence = None;
     let mut place = 0;
     let mut ssrcs = vec![first];
-    // discord.py does not resume a lost connection but identifies anew. What it says meanwhile stays
-    // in the library; of what it sends, all is heard, in order.
+    // discord.py does not resume a lost connection but identifies anew. What it says meanwhile
+    // stays in the library; of what it sends, all is heard, in order.
     while place < tone.frames.len() {
         if place == 50 && proxy.connections() == 1 {
             proxy.cut();
@@ -200,8 +200,8 @@ fn discord_py_comes_back_after_a_cut_without_being_reported_gone() {
     python.leaves();
 }
 
-/// Hears every frame of the tone once, in order, without a gap in the sequence, and then the silence
-/// that ends a talk spurt. How many other frames of silence came before.
+/// Hears every frame of the tone once, in order, without a gap in the sequence, and then the
+/// silence that ends a talk spurt. How many other frames of silence came before.
 fn heard_whole(ear: &mut Client, ssrc: u32, tone: &Tone) -> usize {
     let (mut heard, mut early, mut late) = (Vec::new(), 0, 0);
     let mut last: Option<(u16, u32)> = None;
@@ -436,7 +436,8 @@ impl Script {
         }
     }
 
-    /// Hears every frame of the tone from this user, in order and once, and the silence that ends it.
+    /// Hears every frame of the tone from this user, in order and once, and the silence that ends
+    /// it.
     fn hears(&mut self, user: u64, tone: &Tone) {
         let user = user.to_string();
         let expected = tone.frames.iter().map(Vec::as_slice).chain([&SILENCE[..]]);

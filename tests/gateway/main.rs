@@ -18,8 +18,8 @@ use support::client::Client;
 /// The channel of most tests.
 const CHANNEL: u64 = 127_121_515_262_115_840;
 
-/// What `hearer` hears before a word that `sentinel` now speaks. Loopback keeps order, so what was not
-/// heard before that word was not forwarded at all.
+/// What `hearer` hears before a word that `sentinel` now speaks. Loopback keeps order, so what was
+/// not heard before that word was not forwarded at all.
 fn heard_before(hearer: &mut Client, sentinel: &mut Client) -> Vec<Vec<u8>> {
     let word = support::server::random_hex().into_bytes();
     sentinel.media.speak(&word);

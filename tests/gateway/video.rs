@@ -1,4 +1,5 @@
-//! Video state and sink wants, kept and relayed, and RTP of declared streams (protocol.md §4.1, §4.4).
+//! Video state and sink wants, kept and relayed, and RTP of declared streams (protocol.md §4.1,
+//! §4.4).
 
 use serde_json::{Value, json};
 

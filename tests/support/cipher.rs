@@ -153,7 +153,8 @@ impl Cipher {
         XChaCha20Poly1305::new(&self.key.into())
     }
 
-    /// NaCl secretbox: the first 32 bytes of the key stream are the one-time key, the tag goes first.
+    /// NaCl secretbox: the first 32 bytes of the key stream are the one-time key, the tag goes
+    /// first.
     fn box_seal(&self, nonce: &[u8; 24], body: &[u8]) -> Vec<u8> {
         let (mut stream, one_time) = self.salsa(nonce);
         let mut sealed = body.to_vec();

@@ -1,6 +1,6 @@
 //! One WebSocket to the voice gateway, driven message by message (protocol.md §1). Blocking, every
-//! wait bounded. Keeps what it read past, so that a test can ask for messages in any order and still
-//! check the order in which they came.
+//! wait bounded. Keeps what it read past, so that a test can ask for messages in any order and
+//! still check the order in which they came.
 
 use std::{
     fs::File,

@@ -7,7 +7,8 @@ use std::{
 
 use super::WAIT;
 
-/// Sends one request on a connection of its own; status and body of the answer, or why there is none.
+/// Sends one request on a connection of its own; status and body of the answer, or why there is
+/// none.
 pub fn request(
     address: SocketAddr,
     method: &str,

@@ -1,5 +1,5 @@
-//! The UDP half of a client: discovery, sealed RTP out, opened RTP in (protocol.md §2). Connected to
-//! the one address Ready gave, so an answer from anywhere else is never heard.
+//! The UDP half of a client: discovery, sealed RTP out, opened RTP in (protocol.md §2). Connected
+//! to the one address Ready gave, so an answer from anywhere else is never heard.
 
 use std::{
     collections::VecDeque,

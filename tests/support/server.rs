@@ -111,7 +111,7 @@ impl Server {
 
     /// The development certificate, PEM.
     pub fn certificate(&self) -> PathBuf {
-        self.state.join("cert.pem")
+        self.state.join("gateway.crt")
     }
 
     /// Lets `user` into `channel` through the control API.
@@ -272,9 +272,9 @@ pub fn random_hex() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A block of ports that no other test's server uses: shards share ports with `SO_REUSEPORT`, so two
-/// servers on one port would not notice each other. The guard is bound without it, for as long as
-/// the block is claimed.
+/// A block of ports that no other test's server uses: shards share ports with `SO_REUSEPORT`, so
+/// two servers on one port would not notice each other. The guard is bound without it, for as long
+/// as the block is claimed.
 struct Ports {
     first: u16,
     _guard: TcpListener,

@@ -1,7 +1,7 @@
-//! Runs a test's body in a process whose OpenSSL trusts the server's development certificate. Foreign
-//! libraries read `SSL_CERT_FILE`, a process can only be given its environment from outside, and the
-//! certificate does not exist before the server's first start: so the test starts itself once more,
-//! alone, with the path at which the certificate will be.
+//! Runs a test's body in a process whose OpenSSL trusts the server's development certificate.
+//! Foreign libraries read `SSL_CERT_FILE`, a process can only be given its environment from
+//! outside, and the certificate does not exist before the server's first start: so the test starts
+//! itself once more, alone, with the path at which the certificate will be.
 
 use std::{
     env,
@@ -19,10 +19,10 @@ const STATE: &str = "TEST_TRUSTED_STATE";
 /// Longest life of the second process.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Runs `body` in a process that trusts `cert.pem` of the directory it is given. `test` is the
+/// Runs `body` in a process that trusts `gateway.crt` of the directory it is given. `test` is the
 /// calling test's full name.
 pub fn trusting(test: &str, body: impl FnOnce(&Path)) {
-    run(test, "cert.pem", body);
+    run(test, "gateway.crt", body);
 }
 
 /// The same, but trusting nobody.

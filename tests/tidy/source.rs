@@ -143,7 +143,7 @@ impl Source {
         let tests = self.test_tokens();
         let mut children = Vec::new();
         let mut attribute = None;
-        for index in 0..self.tokens.len() {
+        for (index, in_tests) in tests.into_iter().enumerate().take(self.tokens.len()) {
             let kinds: Vec<_> = self.tokens[index..].iter().take(4).map(|it| &it.kind).collect();
             match kinds[..] {
                 [Kind::Name(path), Kind::Mark('='), Kind::Text(file), Kind::Mark(']')]
@@ -158,14 +158,13 @@ impl Source {
                             vec![format!("{below}/{name}.rs"), format!("{below}/{name}/mod.rs")]
                         }
                     };
-                    let in_tests = tests[index];
                     children.extend(paths.into_iter().map(|path| Child { path, in_tests }));
                 }
                 [Kind::Name(word), Kind::Mark('!'), Kind::Mark('('), Kind::Text(file)]
                     if word == "include" =>
                 {
                     let path = format!("{directory}/{file}");
-                    children.push(Child { path, in_tests: tests[index] });
+                    children.push(Child { path, in_tests });
                 }
                 _ => {}
             }

@@ -1,5 +1,5 @@
-//! Any text as a signed token, as it is and with a signature that fits: nothing unsigned is believed,
-//! and what is minted verifies until it expires.
+//! Any text as a signed token, as it is and with a signature that fits: nothing unsigned is
+//! believed, and what is minted verifies until it expires.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
