@@ -143,6 +143,7 @@ fn render(output: Output) -> String {
                     format!("close channel {channel} {} {reason:?}", code.code())
                 }
                 Command::Drain { code } => format!("drain {}", code.code()),
+                Command::Panic => unreachable!("control orders no defects"),
             };
             format!("{shard}> {what}")
         }

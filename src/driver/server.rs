@@ -227,3 +227,7 @@ fn wait_for<T>(queue: &async_channel::Receiver<T>, deadline: Instant) -> Result<
         }
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

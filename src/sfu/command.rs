@@ -41,6 +41,9 @@ pub enum Command {
         /// What the backend is told.
         reason: DisconnectReason,
     },
+    /// A defect, for tests of what a shard's end costs.
+    #[cfg(test)]
+    Panic,
     /// Ends every session: the server is stopping. New connections are refused from here on.
     Drain {
         /// What the clients are told.

@@ -122,7 +122,7 @@ impl Shard {
         let path = session.candidate;
         let mut transport = Transport::new(mode, &key, random, Flow(index.0), path);
         transport.deaf = session.admission.policy.state.deaf;
-        let old = self.transports[index.index()].replace(transport).and_then(|old| old.path());
+        self.transports[index.index()] = Some(transport);
         for stream in &mut session.streams {
             stream.source.rekeyed();
             stream.reception.restart();
@@ -132,11 +132,8 @@ impl Shard {
         let session = &mut self.sessions[index.index()];
         let video_codec = self.channels[session.channel].decoders.choose(session.codecs.as_deref());
         session.description = Some(Description { key, video_codec, media_session });
-        if let Some(old) = old {
-            self.unbind(old.remote, index);
-        }
         if let Some(path) = path {
-            self.by_source.insert(path.remote, index);
+            self.expect_from(index, path.remote);
         }
         self.tell_description(index);
         self.note_connected(index);

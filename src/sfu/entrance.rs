@@ -339,7 +339,7 @@ impl Shard {
         announce: bool,
     ) {
         let session = self.sessions.remove(index.index());
-        let transport = self.transports[index.index()].take();
+        self.transports[index.index()] = None;
         let admission = &session.admission;
         self.by_serial.remove(&admission.serial);
         let user = (admission.server, admission.user);
@@ -349,9 +349,8 @@ impl Shard {
         for stream in &session.streams {
             self.by_ssrc.remove(&stream.ssrc);
         }
-        let path = transport.as_ref().and_then(|transport| transport.path());
-        for path in path.into_iter().chain(session.candidate) {
-            self.unbind(path.remote, index);
+        if let Some(remote) = session.bound {
+            self.unbind(remote, index);
         }
         self.event(Event::Disconnected { serial: admission.serial, reason, close_code });
         self.unseat(&session);

@@ -261,13 +261,19 @@ impl Shard {
     fn bind(&mut self, index: SessionIndex, path: Path, sighting: Sighting) {
         if let Sighting::Moved(old) = sighting {
             self.counters.rebound += u64::from(old.is_some());
-            if let Some(old) = old {
-                self.unbind(old, index);
-            }
         }
         self.sessions[index.index()].candidate = Some(path);
-        self.by_source.insert(path.remote, index);
+        self.expect_from(index, path.remote);
         self.note_connected(index);
+    }
+
+    /// Expects a session's media from `remote` and from nowhere else.
+    pub(super) fn expect_from(&mut self, index: SessionIndex, remote: SocketAddr) {
+        let old = self.sessions[index.index()].bound.replace(remote);
+        if let Some(old) = old.filter(|&old| old != remote) {
+            self.unbind(old, index);
+        }
+        self.by_source.insert(remote, index);
     }
 
     /// Forgets that `remote` is this session's.
@@ -293,12 +299,9 @@ impl Shard {
         let transport = self.transports[index.index()].as_mut();
         let bound = transport.as_ref().and_then(|transport| transport.path()).or(session.candidate);
         if session.is_plausible(path, bound) {
-            let old = session.candidate.replace(path);
+            session.candidate = Some(path);
             if transport.is_none_or(|transport| transport.discovered(path)) {
-                if let Some(old) = old.filter(|old| old.remote != path.remote) {
-                    self.unbind(old.remote, index);
-                }
-                self.by_source.insert(path.remote, index);
+                self.expect_from(index, path.remote);
                 self.note_connected(index);
             }
         }

@@ -2,7 +2,7 @@
 //! it sends. The part that sealing a packet touches is apart (`transport.rs`). Owned by the shard.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -129,6 +129,8 @@ pub struct Session {
     /// Where the client was seen last, by discovery or by an authenticated packet: where a new
     /// transport starts. `Shard::by_source` has this address and the transport's own, at most.
     pub candidate: Option<Path>,
+    /// The one address under which the shard's table of sources has the session.
+    pub bound: Option<SocketAddr>,
     /// Discovery requests it may still make.
     pub discoveries: Budget,
     /// Whether control knows that the media path is up.
@@ -187,6 +189,7 @@ impl Session {
             description: None,
             repeat_description: false,
             candidate: None,
+            bound: None,
             discoveries: Budget::new(DISCOVERIES.0, DISCOVERIES.1),
             connected: false,
             sent_rtcp: false,

@@ -230,6 +230,8 @@ impl Shard {
                     self.expel(now, index, code, reason, false);
                 }
             }
+            #[cfg(test)]
+            Command::Panic => panic!("a defect, as ordered"),
             Command::Drain { code } => self.drain(now, code),
         }
     }

@@ -185,7 +185,14 @@ fn a_join_that_nobody_waits_for_is_reported_as_ended() {
         rig.command(Command::Decide { connection, verdict });
         let serial = rig.serial(a);
         assert!(
-            matches!(rig.events[..], [Event::Disconnected { serial: ended, reason: DisconnectReason::ClientLeft, close_code: 1006 }] if ended == serial),
+            matches!(
+                rig.events[..],
+                [Event::Disconnected {
+                    serial: ended,
+                    reason: DisconnectReason::ClientLeft,
+                    close_code: 1006
+                }] if ended == serial
+            ),
             "{:?}",
             rig.events
         );

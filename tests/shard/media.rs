@@ -471,8 +471,14 @@ proptest! {
             prop_oneof![Just(None), (0usize..2).prop_map(Some)],
             prop_oneof![
                 proptest::collection::vec(any::<u8>(), 0..64),
-                (any::<u8>(), prop_oneof![Just(120u8), 190u8..226], proptest::collection::vec(any::<u8>(), 6..80))
-                    .prop_map(|(first, second, rest)| [&[first & 0x3F | 0x80, second], &rest[..]].concat()),
+                (
+                    any::<u8>(),
+                    prop_oneof![Just(120u8), 190u8..226],
+                    proptest::collection::vec(any::<u8>(), 6..80),
+                )
+                    .prop_map(|(first, second, rest)| {
+                        [&[first & 0x3F | 0x80, second], &rest[..]].concat()
+                    }),
             ],
             any::<bool>(),
         ), 1..40),

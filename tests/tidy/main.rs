@@ -81,7 +81,7 @@ const FILE_LINES_MAX: usize = 600;
 /// second noun begins, and write the smaller number here.
 const LONG_FILES: &[(&str, usize)] = &[
     ("src/control/authority.rs", 680),
-    ("src/control/authority_tests.rs", 630),
+    ("src/control/authority_tests.rs", 631),
     ("src/signalling/client_tests.rs", 887),
     ("tests/control.rs", 841),
     ("tests/ring.rs", 625),
