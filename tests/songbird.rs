@@ -214,8 +214,10 @@ fn a_wrong_token_is_an_authentication_failure() {
         on_one_thread(async {
             let mut grant = server.grant(CHANNEL, 10);
             grant.token.push('x');
-            let error = Driver::new(config()).connect(info(&grant, &grant.endpoint));
-            let error = error.await.expect_err("a wrong token is refused");
+            // The driver must outlive the attempt: dropped, it abandons it.
+            let mut driver = Driver::new(config());
+            let joining = driver.connect(info(&grant, &grant.endpoint));
+            let error = joining.await.expect_err("a wrong token is refused");
             assert!(format!("{error:?}").contains("4004"), "{error:?}");
         });
     });
@@ -227,8 +229,9 @@ fn a_certificate_nobody_vouches_for_is_refused() {
         let server = Server::within(state, &[]);
         on_one_thread(async {
             let grant = server.grant(CHANNEL, 10);
-            let refused = Driver::new(config()).connect(info(&grant, &grant.endpoint));
-            let error = refused.await.expect_err("an unknown certificate is refused");
+            let mut driver = Driver::new(config());
+            let joining = driver.connect(info(&grant, &grant.endpoint));
+            let error = joining.await.expect_err("an unknown certificate is refused");
             assert!(format!("{error:?}").contains("certificate verify failed"), "{error:?}");
         });
     });
