@@ -111,9 +111,10 @@ fn discord_js_resumes_a_cut_websocket_and_not_one_packet_is_lost() {
 
     // It hears while its WebSocket is away.
     let (before, after) = tone.frames.split_at(tone.frames.len() / 2);
-    before.iter().for_each(|frame| pace(|| drop(raw.media.speak(frame))));
+    say(&mut raw, before);
     proxy.cut();
-    after.iter().for_each(|frame| pace(|| drop(raw.media.speak(frame))));
+    say(&mut raw, after);
+    fall_silent(&mut raw);
     javascript.hears(11, &tone);
     assert_eq!(proxy.connections(), 2, "one connection before, one for the resume");
 
@@ -236,11 +237,20 @@ fn decode(frames: &[Vec<u8>]) -> Vec<i16> {
     samples
 }
 
-/// Speaks all of it, a frame every 20 ms, and the silence that ends it.
+/// Speaks all of it, and the silence that ends it.
 fn speak(voice: &mut Client, tone: &Tone) {
-    for frame in tone.frames.iter().map(Vec::as_slice).chain([&SILENCE[..]; 5]) {
-        pace(|| drop(voice.media.speak(frame)));
-    }
+    say(voice, &tone.frames);
+    fall_silent(voice);
+}
+
+/// A frame every 20 ms.
+fn say(voice: &mut Client, frames: &[Vec<u8>]) {
+    frames.iter().for_each(|frame| pace(|| drop(voice.media.speak(frame))));
+}
+
+/// The five frames of silence that end a talk spurt.
+fn fall_silent(voice: &mut Client) {
+    say(voice, &vec![SILENCE.to_vec(); 5]);
 }
 
 /// One frame's time, the work in it included.
