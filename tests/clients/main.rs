@@ -6,6 +6,7 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -320,16 +321,18 @@ impl Tone {
         let mut sine = Sine::new(frequency);
         let mut encoder =
             Encoder::new(SAMPLE_RATE, Channels::Mono, Application::Audio).expect("an encoder");
-        // A frame's number in its last bytes would not be Opus; a loudness that drifts makes frames
-        // differ from each other just as well. It drifts little: what it takes from the tone's own
-        // frequency, the filter that looks for the tone does not find there.
+        // A frame's number in its last bytes would not be Opus; a quiet overtone of its own makes each
+        // frame differ from all others just as well.
         let frames: Vec<Vec<u8>> = (0..seconds * 50)
             .map(|n| {
-                let loudness = 0.5 + 0.1 * (n as f32 / 37.0).sin();
-                let samples: Vec<f32> = (0..960).map(|_| loudness * sine.sample()).collect();
+                let mut overtone = Sine::new(2_000.0 + 5.0 * n as f64);
+                let mut sample = || sine.sample() + 0.1 * overtone.sample();
+                let samples: Vec<f32> = (0..960).map(|_| sample()).collect();
                 encoder.encode_vec_float(&samples, 1_000).expect("an Opus frame")
             })
             .collect();
+        let different: BTreeSet<_> = frames.iter().collect();
+        assert_eq!(different.len(), frames.len(), "a frame heard twice is told from another one");
         let directory = TempDir::new().expect("a temporary directory");
         let file = directory.path().join("tone");
         let framed = frames.iter().flat_map(|frame| {
