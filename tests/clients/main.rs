@@ -35,12 +35,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn discord_py_is_heard_by_everyone_frame_for_frame() {
+    python_is_heard_by_everyone("discord_py");
+}
+
+/// Its op 5 names no SSRC; it hears nobody who does not encrypt end to end.
+#[test]
+fn py_cord_is_heard_by_everyone_frame_for_frame() {
+    python_is_heard_by_everyone("py_cord");
+}
+
+fn python_is_heard_by_everyone(library: &str) {
     let Some(libraries) = Libraries::installed() else { return };
     let server = Server::start();
     let tone = Tone::new(VOICES[0]);
     let mut ear = Client::join(&server, CHANNEL, 11);
     let mut javascript = libraries.discord_js(&server, &server.grant(CHANNEL, 12), &tone, &[10]);
-    let mut python = libraries.discord_py(&server, &server.grant(CHANNEL, 10), &tone);
+    let mut python = libraries.python(library, &server, &server.grant(CHANNEL, 10), &tone);
     let ssrc = python.joined("aead_xchacha20_poly1305_rtpsize");
     javascript.joined("aead_aes256_gcm_rtpsize");
 
@@ -167,7 +177,7 @@ fn discord_py_comes_back_after_a_cut_without_being_reported_gone() {
     let tone = Tone::lasting(VOICES[4], 15);
     let mut ear = Client::join(&server, CHANNEL, 11);
     let grant = Grant { endpoint: proxy.address().to_string(), ..server.grant(CHANNEL, 10) };
-    let mut python = libraries.discord_py(&server, &grant, &tone);
+    let mut python = libraries.python("discord_py", &server, &grant, &tone);
     let first = python.joined("aead_xchacha20_poly1305_rtpsize");
     let _ = ear.gateway.drain();
     // After discovery its reader waits up to 30 s in select() for the socket it has then; what comes in
@@ -367,8 +377,9 @@ impl Libraries {
         None
     }
 
-    fn discord_py(&self, server: &Server, grant: &Grant, tone: &Tone) -> Script {
-        let mut command = Command::new(self.0.join("python/bin/python"));
+    /// `library` is `discord_py` or `py_cord`.
+    fn python(&self, library: &str, server: &Server, grant: &Grant, tone: &Tone) -> Script {
+        let mut command = Command::new(self.0.join(library).join("bin/python"));
         command.arg(script("discord_py.py")).env("SSL_CERT_FILE", server.certificate());
         Script::start(command, grant, tone, &[])
     }
