@@ -120,7 +120,8 @@ fn who_leaves_is_reported_and_heard_no_more() {
             stays.until_hears(&leaves).await;
             leaves.until_hears(&stays).await;
 
-            leaves.driver.leave();
+            // `leave` would end the media and keep the WebSocket; with the driver both end.
+            drop(leaves);
             until("a Client Disconnect", || stays.heard().gone.contains(&11)).await;
             assert_eq!(stays.heard().gone, BTreeSet::from([11]));
             let ssrc = stays.heard().ssrc_of(11).expect("it spoke");
@@ -214,8 +215,10 @@ fn a_wrong_token_is_an_authentication_failure() {
         on_one_thread(async {
             let mut grant = server.grant(CHANNEL, 10);
             grant.token.push('x');
-            let error = Driver::new(config()).connect(info(&grant, &grant.endpoint));
-            let error = error.await.expect_err("a wrong token is refused");
+            // The driver must outlive the attempt: dropped, it abandons it.
+            let mut driver = Driver::new(config());
+            let joining = driver.connect(info(&grant, &grant.endpoint));
+            let error = joining.await.expect_err("a wrong token is refused");
             assert!(format!("{error:?}").contains("4004"), "{error:?}");
         });
     });
@@ -227,8 +230,9 @@ fn a_certificate_nobody_vouches_for_is_refused() {
         let server = Server::within(state, &[]);
         on_one_thread(async {
             let grant = server.grant(CHANNEL, 10);
-            let refused = Driver::new(config()).connect(info(&grant, &grant.endpoint));
-            let error = refused.await.expect_err("an unknown certificate is refused");
+            let mut driver = Driver::new(config());
+            let joining = driver.connect(info(&grant, &grant.endpoint));
+            let error = joining.await.expect_err("an unknown certificate is refused");
             assert!(format!("{error:?}").contains("certificate verify failed"), "{error:?}");
         });
     });

@@ -1,4 +1,4 @@
-"""discord.py's own VoiceClient, driven without a main gateway.
+"""discord.py's own VoiceClient, or that of its fork py-cord, driven without a main gateway.
 
 Usage: discord_py.py GRANT FRAMES. GRANT is one object of `stentor grant`, FRAMES a file of Opus
 frames, each behind its length as a big-endian u16. Reads commands from standard input (speak,
@@ -18,6 +18,10 @@ import aiohttp
 import discord
 from discord.gateway import DiscordClientWebSocketResponse
 from discord.http import HTTPClient
+
+PY_CORD = hasattr(discord, "sinks")
+if PY_CORD:
+    from discord.raw_models import RawVoiceServerUpdateEvent, RawVoiceStateUpdateEvent
 
 
 def tell(event, **fields):
@@ -55,7 +59,7 @@ class Guild:
         self.id = int(grant["guild_id"])
         self.grant = grant
         self.voice = None
-        self.me = SimpleNamespace(voice=None)
+        self.me = SimpleNamespace(voice=None, id=int(grant["user_id"]))
 
     async def change_voice_state(self, *, channel, self_deaf=False, self_mute=False):
         grant = self.grant
@@ -65,6 +69,9 @@ class Guild:
             "guild_id": grant["guild_id"],
             "endpoint": grant["endpoint"],
         }
+        if PY_CORD:
+            state = RawVoiceStateUpdateEvent(data=state, state=None)
+            server = RawVoiceServerUpdateEvent(data=server, state=None)
 
         async def answer():
             await self.voice.on_voice_state_update(state)
@@ -72,6 +79,9 @@ class Guild:
                 await self.voice.on_voice_server_update(server)
 
         asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(answer()))
+
+    def get_member(self, _):
+        return None
 
 
 class Channel:
@@ -112,10 +122,11 @@ async def main():
         loop=loop,
         http=http,
         user=SimpleNamespace(id=int(grant["user_id"])),
+        self_id=int(grant["user_id"]),
         _remove_voice_client=lambda _: None,
     )
     guild = Guild(grant)
-    client = SimpleNamespace(_connection=state, loop=loop)
+    client = SimpleNamespace(_connection=state, loop=loop, dispatch=lambda *_: None)
     voice = discord.VoiceClient(client, Channel(guild, grant))
     guild.voice = voice
     await voice.connect(reconnect=True, timeout=30.0)
