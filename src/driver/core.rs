@@ -5,7 +5,9 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
+    io,
     ops::ControlFlow,
+    os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -26,7 +28,7 @@ use crate::{
     },
     metrics::{Counters, DropReason, Latency},
     ring::{Received, Ring},
-    sfu::{Command, Event, Output, Shard, ShardConfig, Verdict},
+    sfu::{Arrival, Command, DisconnectReason, Event, Output, Shard, ShardConfig, Verdict},
     signalling::CloseCode,
 };
 
@@ -208,7 +210,7 @@ impl Core {
     }
 
     /// A descriptor that is readable when the ring has datagrams.
-    pub fn media_eventfd(&self) -> std::io::Result<std::os::fd::OwnedFd> {
+    pub fn media_eventfd(&self) -> io::Result<OwnedFd> {
         self.ring.borrow().eventfd().try_clone_to_owned()
     }
 
@@ -248,13 +250,6 @@ impl Core {
     fn depart(&self, connection: ConnectionId, departure: Departure) {
         if let Some(line) = self.lines.borrow_mut().remove(&connection) {
             line.depart(departure);
-        }
-    }
-
-    /// Lets a connection's task look whether it may read again.
-    pub fn wake(&self, connection: ConnectionId) {
-        if let Some(line) = self.lines.borrow().get(&connection) {
-            line.wake();
         }
     }
 
@@ -316,11 +311,11 @@ impl Core {
     }
 
     /// A session that was on its way to another shard did not get there.
-    pub fn lost_on_the_way(&self, arrival: &crate::sfu::Arrival) {
+    pub fn lost_on_the_way(&self, arrival: &Arrival) {
         if let Verdict::Join { admission, .. } = &arrival.verdict {
             self.tell_control(News::Event(Event::Disconnected {
                 serial: admission.serial,
-                reason: crate::sfu::DisconnectReason::ClientLeft,
+                reason: DisconnectReason::ClientLeft,
                 close_code: 1006,
             }));
         }

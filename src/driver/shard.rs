@@ -289,6 +289,8 @@ async fn accept(
         let wire = Wire::new(Security { tls: thread.tls.clone(), plaintext });
         let conversation = Conversation::new(core.clone(), stream, wire, address, permit);
         detach(conversation.accept(handshakes.clone()), queue);
+        // A backlog is accepted without waiting once.
+        glommio::executor().yield_if_needed().await;
     }
 }
 

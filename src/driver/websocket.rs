@@ -22,10 +22,11 @@ use super::{
     wire::{Fault, Received, Wire},
 };
 use crate::{
-    id::ConnectionId,
+    id::{ConnectionId, ShardId},
     limits::{CLOSE_TIMEOUT, IDENTIFY_TIMEOUT, WRITE_TIMEOUT},
     ring::fd,
-    signalling::Version,
+    sfu::Arrival,
+    signalling::{CloseCode, Version},
 };
 
 /// Bytes read from a socket at once: two TLS records of ordinary size.
@@ -58,9 +59,12 @@ enum Wake {
     Late,
 }
 
+/// The code that stands for a connection that ended without a close frame (RFC 6455 §7.4.1).
+const BROKEN: u16 = 1006;
+
 /// How a conversation ends.
 enum End {
-    /// The WebSocket is over; the code is the client's, or 1006.
+    /// The WebSocket is over; the code is the client's, or [`BROKEN`].
     Closed(u16),
     /// The core has already let go of it: say this, then close.
     Dismissed(u16, &'static str),
@@ -175,7 +179,7 @@ impl Conversation {
                 if error.kind() == io::ErrorKind::TimedOut {
                     self.core.limit(Limit::SlowReader);
                 }
-                return End::Closed(1006);
+                return End::Closed(BROKEN);
             }
             let reading = !self.core.is_undecided(self.id);
             if reading {
@@ -194,7 +198,7 @@ impl Conversation {
             match self.wait(reading, None).await {
                 Wake::Line | Wake::Fed(Ok(())) => {}
                 Wake::Fed(Err(fault)) => return self.fail(fault),
-                Wake::Ended | Wake::Late => return End::Closed(1006),
+                Wake::Ended | Wake::Late => return End::Closed(BROKEN),
             }
         }
     }
@@ -221,10 +225,10 @@ impl Conversation {
             let id = self.id;
             self.core.enter(|shard, now, _| shard.handle_breach(now, id, code));
         }
-        End::Closed(1006)
+        End::Closed(BROKEN)
     }
 
-    async fn depart(&mut self, to: crate::id::ShardId, arrival: Box<crate::sfu::Arrival>) -> End {
+    async fn depart(&mut self, to: ShardId, arrival: Box<Arrival>) -> End {
         self.wire.drain(&mut self.out);
         let written = self.write().await;
         match (written, fd::duplicate(&self.stream)) {
@@ -237,7 +241,10 @@ impl Conversation {
                     Err(handoff) => {
                         self.core.lost_on_the_way(&handoff.arrival);
                         self.wire = handoff.wire;
-                        End::Dismissed(4015, "too many at once; come back")
+                        End::Dismissed(
+                            CloseCode::ServerCrashed.code(),
+                            "too many at once; come back",
+                        )
                     }
                 }
             }
