@@ -1,0 +1,17 @@
+//! Black-box tests of one `sfu::Shard`: frames, datagrams, commands and time in; frames, datagrams
+//! and events out. One claim per test, by subject; the simulation (`tests/sim`) tries what nobody
+//! thought of.
+
+#[allow(dead_code, reason = "shared with the simulation, which uses what these tests do not")]
+#[path = "../sim/client.rs"]
+mod client;
+mod rig;
+
+mod drops;
+mod endings;
+mod gateway;
+mod media;
+mod policy;
+mod reports;
+mod resume;
+mod video;
