@@ -180,8 +180,9 @@ fn discord_py_comes_back_after_a_cut_without_being_reported_gone() {
     let mut python = libraries.python("discord_py", &server, &grant, &tone);
     let first = python.joined("aead_xchacha20_poly1305_rtpsize");
     let _ = ear.gateway.drain();
-    // After discovery its reader waits up to 30 s in select() for the socket it has then; what comes in
-    // frees it. Still waiting after the cut, it would miss the answer on the new socket for as long.
+    // After discovery its reader waits up to 30 s in select() for the socket it has then; what
+    // comes in frees it. Still waiting after the cut, it would miss the answer on the new socket
+    // for as long.
     ear.start_speaking();
     fall_silent(&mut ear);
 
@@ -213,8 +214,8 @@ fn discord_py_comes_back_after_a_cut_without_being_reported_gone() {
     let news = ear.gateway.drain();
     assert!(news.iter().all(|message| message.op != 13), "the user was never away: {news:?}");
     ear.gateway.keep(news);
-    // Hearers must know whose the new SSRC is. That it speaks, the library forgets to say when it is
-    // back before its player's next frame.
+    // Hearers must know whose the new SSRC is. That it speaks, the library forgets to say when it
+    // is back before its player's next frame.
     named(&mut ear, 10, ssrcs[ssrcs.len() - 1]);
     python.leaves();
 }
@@ -284,7 +285,8 @@ fn assert_speaking(hearer: &mut Client, user: u64, ssrc: u32) {
     assert!(news.iter().any(|message| message.d["speaking"] == 1), "{news:?}");
 }
 
-/// What the hearer was told of this SSRC: at least once that it is this user's, and never another's.
+/// What the hearer was told of this SSRC: at least once that it is this user's, and never
+/// another's.
 fn named(hearer: &mut Client, user: u64, ssrc: u32) -> Vec<Message> {
     let user = user.to_string();
     let news = hearer.gateway.drain();
@@ -331,8 +333,8 @@ impl Tone {
         let mut sine = Sine::new(frequency);
         let mut encoder =
             Encoder::new(SAMPLE_RATE, Channels::Mono, Application::Audio).expect("an encoder");
-        // A frame's number in its last bytes would not be Opus; a quiet overtone of its own makes each
-        // frame differ from all others just as well.
+        // A frame's number in its last bytes would not be Opus; a quiet overtone of its own makes
+        // each frame differ from all others just as well.
         let frames: Vec<Vec<u8>> = (0..seconds * 50)
             .map(|n| {
                 let mut overtone = Sine::new(2_000.0 + 5.0 * n as f64);
