@@ -1,5 +1,6 @@
-//! Opening and sealing do not touch Rust's heap, in any mode. (aws-lc sets up ChaCha20-Poly1305
-//! keys in memory of its own, which is C's.)
+//! The packet path does not touch Rust's heap: opening and sealing in any mode, and a packet of voice
+//! from its datagram to fifty sealed copies. (aws-lc sets up ChaCha20-Poly1305 keys in memory of
+//! its own, which is C's.)
 #![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
 
 use std::{
@@ -7,7 +8,19 @@ use std::{
     cell::Cell,
 };
 
-use stentor::crypto::{Cipher, Mode, NonceCounter, ReplayWindow, SecretKey};
+use stentor::{
+    crypto::{Cipher, Mode, NonceCounter, ReplayWindow, SecretKey},
+    egress::Path,
+};
+
+use crate::{client::Profile, rig::Rig};
+
+#[allow(dead_code, reason = "shared with tests that use all of it")]
+#[path = "sim/client.rs"]
+mod client;
+#[allow(dead_code, reason = "shared with tests that use all of it")]
+#[path = "shard/rig.rs"]
+mod rig;
 
 /// Counts what the current thread allocates.
 struct Counting;
@@ -82,5 +95,30 @@ fn opening_and_sealing_allocate_nothing_in_any_mode() {
             }
         });
         assert_eq!(count, 0, "{}", mode.name());
+    }
+}
+
+#[test]
+fn forwarding_voice_to_fifty_hearers_allocates_nothing() {
+    for mode in Mode::DEFAULT {
+        let mut rig = Rig::new();
+        let speaker = rig.joined(1, 1, Profile { mode, ..Profile::default() });
+        for user in 2..=51 {
+            rig.joined(1, user, Profile { mode, ..Profile::default() });
+        }
+        // The first packet makes room for what the stream's hearers have heard.
+        rig.speak(speaker, &[7; 160]);
+        let from = Path::to(rig.clients[speaker].address);
+        let mut voice: Vec<_> = (0..100).map(|_| rig.clients[speaker].voice(&[7; 160])).collect();
+        let Rig { shard, egress, now, .. } = &mut rig;
+        let mut copies = 0;
+        let count = allocations(|| {
+            for datagram in &mut voice {
+                shard.handle_datagram(*now, from, datagram, egress);
+                copies += egress.len();
+                drop(egress.flight());
+            }
+        });
+        assert_eq!((copies, count), (5_000, 0), "{}", mode.name());
     }
 }

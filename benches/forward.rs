@@ -1,0 +1,154 @@
+//! Did forwarding get slower? One voice packet from its datagram to a sealed copy for each of 1, 10,
+//! 50 and 500 hearers, without a kernel, beside the bare aws-lc seals it contains. Under `cargo bench`
+//! it ends with the ratios, which are what to watch; times are this machine's.
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use criterion::{BenchmarkId, Criterion, Throughput};
+use stentor::egress::Path;
+
+use crate::{client::Profile, rig::Rig};
+
+#[allow(dead_code, reason = "shared with tests that use all of it")]
+#[path = "../tests/sim/client.rs"]
+mod client;
+#[allow(dead_code, reason = "shared with tests that use all of it")]
+#[path = "../tests/shard/rig.rs"]
+mod rig;
+
+const HEARERS: [usize; 4] = [1, 10, 50, 500];
+const PAYLOAD: [u8; 160] = [7; 160];
+/// What a hearer's copy has before its ciphertext, and in it.
+const CLEAR: usize = 16;
+const BODY: usize = 8 + PAYLOAD.len();
+
+/// A speaker, its hearers and one whole lap of sealed packets: after it the same numbers, and with
+/// them the same datagrams, are new again.
+struct Forwarding {
+    rig: Rig,
+    from: Path,
+    lap: Vec<Vec<u8>>,
+    turn: usize,
+    datagram: [u8; 256],
+}
+
+impl Forwarding {
+    fn new(hearers: usize) -> Self {
+        let mut rig = Rig::new();
+        let speaker = rig.joined(1, 1, Profile::default());
+        for user in 2..hearers as u64 + 2 {
+            rig.joined(1, user, Profile::default());
+        }
+        let from = Path::to(rig.clients[speaker].address);
+        let lap = (0..=u16::MAX).map(|_| rig.clients[speaker].voice(&PAYLOAD)).collect();
+        Self { rig, from, lap, turn: 0, datagram: [0; 256] }
+    }
+
+    /// Forwards the next packet; returns how many copies that made.
+    fn step(&mut self) -> usize {
+        let sealed = &self.lap[self.turn % self.lap.len()];
+        self.turn += 1;
+        let datagram = &mut self.datagram[..sealed.len()];
+        datagram.copy_from_slice(sealed);
+        let Rig { shard, egress, now, .. } = &mut self.rig;
+        shard.handle_datagram(*now, self.from, black_box(datagram), egress);
+        let copies = egress.len();
+        drop(black_box(egress.flight()));
+        copies
+    }
+}
+
+/// The seals that a packet for so many hearers contains, each with its own key.
+struct Bare {
+    keys: Vec<LessSafeKey>,
+    buffer: [u8; CLEAR + BODY + 16],
+    nonce: u32,
+}
+
+impl Bare {
+    fn new(hearers: usize) -> Self {
+        let key = |index: usize| {
+            let bytes: [u8; 32] = std::array::from_fn(|byte| (index * 31 + byte * 7) as u8);
+            LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &bytes).expect("32 bytes"))
+        };
+        Self { keys: (0..hearers).map(key).collect(), buffer: [0x5A; _], nonce: 0 }
+    }
+
+    fn step(&mut self) {
+        for key in &self.keys {
+            self.nonce = self.nonce.wrapping_add(1);
+            let mut nonce = [0; 12];
+            nonce[..4].copy_from_slice(&self.nonce.to_be_bytes());
+            let (clear, rest) = self.buffer.split_at_mut(CLEAR);
+            let body = black_box(&mut rest[..BODY]);
+            let tag = key
+                .seal_in_place_separate_tag(
+                    Nonce::assume_unique_for_key(nonce),
+                    Aad::from(&clear[..]),
+                    body,
+                )
+                .expect("a seal");
+            rest[BODY..].copy_from_slice(tag.as_ref());
+        }
+    }
+}
+
+fn benches(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("forward");
+    for hearers in HEARERS {
+        group.throughput(Throughput::Elements(hearers as u64));
+        let mut forwarding = Forwarding::new(hearers);
+        assert_eq!(forwarding.step(), hearers, "everyone is due a copy");
+        group.bench_function(BenchmarkId::new("shard", hearers), |b| b.iter(|| forwarding.step()));
+        let mut bare = Bare::new(hearers);
+        group.bench_function(BenchmarkId::new("bare seals", hearers), |b| b.iter(|| bare.step()));
+    }
+    group.finish();
+}
+
+/// Both in turn, in short rounds, so that a noisy neighbour slows both; the median of the rounds.
+fn print_ratios() {
+    const ROUNDS: usize = 31;
+    for hearers in HEARERS {
+        let (mut forwarding, mut bare) = (Forwarding::new(hearers), Bare::new(hearers));
+        let steps = 20_000 / hearers;
+        let mut ratios: Vec<(f64, Duration, Duration)> = (0..ROUNDS)
+            .map(|_| {
+                let ours = time(steps, || drop(black_box(forwarding.step())));
+                let theirs = time(steps, || bare.step());
+                (ours.as_secs_f64() / theirs.as_secs_f64(), ours, theirs)
+            })
+            .collect();
+        ratios.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (ratio, ours, theirs) = ratios[ROUNDS / 2];
+        let copies = (steps * hearers) as u32;
+        println!(
+            "forward to {hearers:>3}: {:?} a copy, bare seal {:?}, ratio {ratio:.2} ({:.2} to {:.2})",
+            ours / copies,
+            theirs / copies,
+            ratios[0].0,
+            ratios[ROUNDS - 1].0,
+        );
+    }
+}
+
+fn time(steps: usize, mut step: impl FnMut()) -> Duration {
+    let start = Instant::now();
+    (0..steps).for_each(|_| step());
+    start.elapsed()
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    benches(&mut criterion);
+    criterion.final_summary();
+    if std::env::args().any(|argument| argument == "--bench")
+        && !std::env::args().any(|argument| argument == "--test")
+    {
+        print_ratios();
+    }
+}
