@@ -9,12 +9,13 @@ use stentor::{
         feedback::{write_nack, write_pli},
         rtcp::{Blocks, ReceiverReport, SenderReport},
     },
-    sfu::DisconnectReason,
+    sfu::{DisconnectReason, Policy},
     signalling::{CloseCode, Frame},
 };
 
 use crate::{
-    client::{Client, Grant, Outgoing, Rtp, discovery, message, rtp},
+    checkers::Takes,
+    client::{Client, Grant, Outgoing, Rtp, codec, discovery, message, opus, rtp},
     network::Datagram,
     world::World,
 };
@@ -24,10 +25,13 @@ type Action = fn(&mut World);
 /// Weights of the actions.
 const ACTIONS: &[(usize, Action)] = &[
     (22, World::get_on),
+    (3, World::loiter),
     (26, World::talk),
     (8, World::film),
     (5, World::change_flags),
     (5, World::turn_camera),
+    (3, World::list_codecs),
+    (3, World::want),
     (6, World::report),
     (3, World::move_address),
     (2, World::select_again),
@@ -37,6 +41,7 @@ const ACTIONS: &[(usize, Action)] = &[
     (1, World::freeze),
     (2, World::come_again),
     (1, World::blunder),
+    (1, World::flood),
     (8, World::change_policy),
     (1, World::kick),
     (1, World::close_channel),
@@ -93,10 +98,20 @@ impl World {
 
     // Coming and going.
 
-    /// A person takes the next step towards being heard.
+    /// Some persons take the next step towards being heard.
     fn get_on(&mut self) {
-        let person = self.dice.within(0..self.persons.len());
-        let Some(who) = self.persons[person].attempt else { return self.come(person) };
+        for _ in 0..self.dice.within(1..5) {
+            let person = self.dice.within(0..self.persons.len());
+            self.step_on(person);
+        }
+    }
+
+    fn step_on(&mut self, person: usize) {
+        if self.persons[person].attempt.is_none() {
+            self.come(person);
+            self.wait(20..80);
+        }
+        let Some(who) = self.persons[person].attempt else { return };
         let attempt = &self.attempts[who];
         if attempt.client.connection.is_some() {
             if !self.is_in(who) {
@@ -121,8 +136,17 @@ impl World {
             self.open(who);
             self.say(who, Client::resume);
         } else {
-            self.come(person);
+            // As if for the first time.
+            self.persons[person].attempt = None;
         }
+    }
+
+    /// Somebody opens a WebSocket and does not say who it is.
+    fn loiter(&mut self) {
+        let person = self.dice.within(0..self.persons.len());
+        let who = self.attempt(person);
+        self.open(who);
+        self.attempts[who].frozen = self.dice.percent(50);
     }
 
     fn come_again(&mut self) {
@@ -152,6 +176,13 @@ impl World {
     fn freeze(&mut self) {
         if let Some(who) = self.someone_in() {
             self.attempts[who].frozen = true;
+        }
+    }
+
+    /// A client says more than anyone can have to say.
+    fn flood(&mut self) {
+        if let Some(who) = self.someone_in() {
+            (0..130).for_each(|_| self.say(who, Client::heartbeat));
         }
     }
 
@@ -205,13 +236,24 @@ impl World {
         self.send_sealed(who, &packet.plain());
     }
 
-    /// Up to three speak at once, frame by frame.
+    /// Up to three speak at once, frame by frame, while a moderator may hesitate about a fourth.
     fn talk(&mut self) {
+        let users: Vec<_> = self.control.grants.keys().copied().collect();
+        let moderated = self.dice.pick(&users).filter(|_| self.dice.percent(30));
+        let deafens = self.dice.percent(60);
         let talkers: Vec<_> =
             (0..self.dice.within(1..4)).filter_map(|_| self.someone_with_key()).collect();
         for _ in 0..self.dice.within(1..9) {
             for &who in &talkers {
                 self.send_media(who, 0, 120);
+            }
+            if let Some(user) = moderated.filter(|_| self.dice.percent(40)) {
+                self.control.patch(user, |policy| {
+                    let state = &mut policy.state;
+                    let flag = if deafens { &mut state.deaf } else { &mut state.mute };
+                    *flag = !*flag;
+                });
+                self.dispatch();
             }
             self.advance(Duration::from_millis(20));
         }
@@ -252,6 +294,35 @@ impl World {
             let on = self.dice.percent(60);
             self.camera(who, on);
         }
+    }
+
+    /// Those who listed codecs list others.
+    fn list_codecs(&mut self) {
+        let listed = |world: &Self, who: usize| {
+            let client = &world.attempts[who].client;
+            world.is_in(who) && !client.agreed.is_empty() && client.profile.codecs.is_some()
+        };
+        let Some(who) = self.someone(listed) else { return };
+        let Some(serial) = self.attempts[who].stay else { return };
+        let media = 96 + self.dice.within(0..15) as u8 * 2;
+        let name = if self.dice.percent(30) { "VP8" } else { "H264" };
+        let codecs = json!([opus(), codec(name, 1000, media, Some(media + 1))]);
+        let takes = Takes::Listed { codec: name, media, retransmission: media + 1 };
+        self.attempts[who].client.profile.codecs = Some(codecs.clone());
+        self.checkers.stays.get_mut(&serial).expect("a live session").takes = takes;
+        self.say(who, |_| message(14, json!({"codecs": codecs})));
+    }
+
+    /// A viewer wants to see more or less of some streams.
+    fn want(&mut self) {
+        let Some(who) = self.someone_in() else { return };
+        let mut wants = json!({"any": self.dice.within(0..101)});
+        for stay in self.checkers.stays.values() {
+            if let [_, video, ..] = stay.ssrcs[..] {
+                wants[video.to_string()] = json!(self.dice.within(0..101));
+            }
+        }
+        self.say(who, |_| message(15, wants));
     }
 
     /// A report, with feedback on a stream that may or may not be there.
@@ -321,13 +392,17 @@ impl World {
     fn change_policy(&mut self) {
         let users: Vec<_> = self.control.grants.keys().copied().collect();
         let user = self.dice.pick(&users).expect("users");
-        let (what, on) = (self.dice.within(0..7), self.dice.percent(45));
+        let (what, on) = (self.dice.within(0..8), self.dice.percent(35));
+        if self.dice.percent(25) {
+            self.control.patch(user, |policy| *policy = Policy::default());
+        }
         self.control.patch(user, |policy| match what {
             0 => policy.state.mute = on,
             1 | 2 => policy.state.deaf = on,
             3 => policy.state.suppress = on,
             4 => policy.permissions.speak = !on,
             5 => policy.permissions.video = !on,
+            6 => policy.flags = 2 + u32::from(on),
             _ => policy.permissions.priority_speaker = on,
         });
         self.dispatch();
@@ -374,6 +449,12 @@ impl World {
     }
 
     fn make_noise(&mut self) {
+        if self.dice.percent(20) {
+            // More questions than one session may ask.
+            let Some(who) = self.someone_with_key() else { return };
+            let request = self.attempts[who].client.discovery();
+            (0..12).for_each(|_| self.send(who, request.clone(), None));
+        }
         for _ in 0..self.dice.within(1..10) {
             let length = self.dice.within(0..90);
             let mut bytes = self.dice.bytes(length);
@@ -388,9 +469,13 @@ impl World {
             let start = self.dice.pick(&starts).expect("starts");
             bytes.splice(..start.len().min(bytes.len()), start.iter().copied());
             let guess = discovery(Ssrc(self.dice.next() as u32));
-            match (self.dice.within(0..3), self.someone_with_key()) {
+            match (self.dice.within(0..4), self.someone_in()) {
                 (0, Some(who)) => self.send(who, bytes, None),
-                (1, _) => self.strange(guess),
+                (1, Some(who)) => {
+                    let ssrc = self.attempts[who].client.ssrc();
+                    self.strange(Rtp { payload: &bytes, ..rtp(ssrc) }.plain());
+                }
+                (2, _) => self.strange(guess),
                 _ => self.strange(bytes),
             }
         }

@@ -40,13 +40,15 @@ pub struct Stay {
     pub sent_rtcp: bool,
 }
 
-/// What video a session takes.
+/// What video a session sends and takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Takes {
     Nothing,
+    /// Whatever comes, under the sender's payload types.
     Anything,
-    /// Under its own payload types.
-    H264 {
+    /// One codec, under its own payload types.
+    Listed {
+        codec: &'static str,
         media: u8,
         retransmission: u8,
     },
@@ -56,11 +58,11 @@ impl Takes {
     pub fn of(profile: &Profile) -> Self {
         let number = |codec: &serde_json::Value, key: &str| codec[key].as_u64().unwrap() as u8;
         match &profile.codecs {
-            Some(codecs) if codecs[1].is_object() => Takes::H264 {
+            Some(codecs) => Takes::Listed {
+                codec: "H264",
                 media: number(&codecs[1], "payload_type"),
                 retransmission: number(&codecs[1], "rtx_payload_type"),
             },
-            Some(_) => Takes::Nothing,
             None if profile.layers > 0 => Takes::Anything,
             None => Takes::Nothing,
         }
@@ -69,7 +71,7 @@ impl Takes {
     /// The payload types of what such a session sends: those it listed, or any.
     pub fn numbers(self) -> (u8, u8) {
         match self {
-            Takes::H264 { media, retransmission } => (media, retransmission),
+            Takes::Listed { media, retransmission, .. } => (media, retransmission),
             Takes::Anything | Takes::Nothing => (103, 104),
         }
     }
@@ -79,8 +81,9 @@ impl Takes {
         match (self, sender) {
             (Takes::Nothing, _) => false,
             (Takes::Anything, _) => true,
+            (Takes::Listed { codec, .. }, Takes::Listed { codec: sent, .. }) => codec == sent,
             // What no one has named cannot be translated.
-            (Takes::H264 { .. }, sender) => matches!(sender, Takes::H264 { .. }),
+            (Takes::Listed { .. }, _) => false,
         }
     }
 }

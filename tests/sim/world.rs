@@ -2,15 +2,16 @@
 //! Carries everything to where it belongs, in the order of time, and has every step checked.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use stentor::{
     crypto::Mode,
     egress::{Egress, Path},
-    id::{ConnectionId, Serial, ShardId, Ssrc},
+    id::{ConnectionId, Serial, ShardId, Ssrc, UserId},
     metrics::{Counters, DropReason},
     sfu::{Arrival, Command, Event, Output, Shard, ShardConfig},
     signalling::{CloseCode, Frame},
@@ -83,23 +84,45 @@ pub struct World {
     /// Whether sources may start again under their key; then nothing old comes twice.
     pub restarts: bool,
     next: u64,
-    /// Everything observable, mixed.
-    digest: u64,
+    outcome: Outcome,
+}
+
+/// What came of a run.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Everything that was said, told and sent, mixed into one number.
+    pub digest: u64,
+    /// Of all shards.
+    pub counters: Counters,
+    /// Close codes that were sent.
+    pub closed: BTreeSet<u16>,
+    /// Opcodes that were told.
+    pub told: BTreeSet<u64>,
+    /// Connections that moved between shards.
+    pub moved: u64,
+}
+
+impl Outcome {
+    /// Takes another run's into this one.
+    pub fn add(&mut self, other: Outcome) {
+        self.counters += &other.counters;
+        self.closed.extend(other.closed);
+        self.told.extend(other.told);
+        self.moved += other.moved;
+    }
 }
 
 /// One run.
-pub fn run(seed: u64) {
-    digest(seed);
-}
-
-/// One run, and what came of it in a number.
-pub fn digest(seed: u64) -> u64 {
+pub fn run(seed: u64) -> Outcome {
     let mut world = World::new(seed);
     for _ in 0..world.dice.within(60..200) {
         world.act();
     }
     world.finish();
-    world.digest
+    for shard in &world.shards {
+        world.outcome.counters += shard.counters();
+    }
+    world.outcome
 }
 
 impl World {
@@ -142,7 +165,7 @@ impl World {
             overheard: Vec::new(),
             restarts: flawless && dice.percent(50),
             next: 0,
-            digest: seed,
+            outcome: Outcome { digest: seed, ..Outcome::default() },
             dice,
             now,
             shards,
@@ -150,6 +173,10 @@ impl World {
         let channels = world.dice.within(1..5) as u64;
         for user in 0..world.dice.within(2..9) as u64 {
             world.invite(100 + user, channels);
+        }
+        if world.persons.len() > 3 {
+            // One whom the backend does not know.
+            world.control.grants.remove(&UserId(100));
         }
         world
     }
@@ -223,6 +250,14 @@ impl World {
 
     /// A person comes, whether or not it is there already.
     pub fn come(&mut self, person: usize) {
+        let who = self.attempt(person);
+        self.persons[person].attempt = Some(who);
+        self.open(who);
+        self.say(who, Client::identify);
+    }
+
+    /// A new client of a person's, which has done nothing.
+    pub fn attempt(&mut self, person: usize) -> usize {
         let Person { grant, profile, ambushes, .. } = &self.persons[person];
         let (client, ambushes) = (Client::new(grant.clone(), profile.clone()), *ambushes);
         let who = self.attempts.len();
@@ -235,10 +270,8 @@ impl World {
             next_heartbeat: self.now,
             ambushes,
         });
-        self.persons[person].attempt = Some(who);
         self.rebind(who);
-        self.open(who);
-        self.say(who, Client::identify);
+        who
     }
 
     /// A WebSocket to any shard.
@@ -280,7 +313,7 @@ impl World {
     /// Whether the client's WebSocket is joined to its session.
     pub fn is_in(&self, who: usize) -> bool {
         let attempt = &self.attempts[who];
-        let joined = |told: &serde_json::Value| told["op"] == 2 || told["op"] == 9;
+        let joined = |told: &Value| matches!(op(told), 2 | 9);
         attempt.stay.is_some()
             && attempt.shard.is_some()
             && attempt.client.connection.is_some()
@@ -468,11 +501,13 @@ impl World {
                 let attempt = &mut self.attempts[self.connections[&connection]];
                 if attempt.client.connection == Some(connection) {
                     attempt.client.hear(frame);
+                    self.outcome.told.extend(attempt.client.told.last().map(op));
                     assert_eq!(attempt.client.misnumbered, 0, "numbers follow one another");
                     self.learn_ssrcs(self.connections[&connection]);
                 }
             }
             Output::Close { connection, code, .. } => {
+                self.outcome.closed.insert(code.code());
                 let attempt = &mut self.attempts[self.connections[&connection]];
                 if attempt.client.connection == Some(connection) {
                     attempt.client.connection = None;
@@ -480,6 +515,7 @@ impl World {
                 }
             }
             Output::Move { to, arrival } => {
+                self.outcome.moved += 1;
                 let id = arrival.connection.id();
                 let attempt = &mut self.attempts[self.connections[&id]];
                 if attempt.client.connection == Some(id) {
@@ -582,7 +618,7 @@ impl World {
                 .map(|(_, other)| other)
                 .collect();
             let users = others.iter().map(|other| other.user);
-            let users: std::collections::BTreeSet<_> = users.collect();
+            let users: BTreeSet<_> = users.collect();
             let known = client.roster.keys().copied().collect();
             assert_eq!(users, known, "who is there, by {serial:?}");
             for other in others {
@@ -641,9 +677,14 @@ impl World {
 
     fn mix(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.digest = (self.digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);
+            let digest = &mut self.outcome.digest;
+            *digest = (*digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);
         }
     }
+}
+
+fn op(told: &Value) -> u64 {
+    told["op"].as_u64().expect("an opcode")
 }
 
 /// Every datagram is answered, opened or dropped for one reason of its own.
