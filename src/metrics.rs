@@ -81,6 +81,8 @@ drop_reasons! {
     SendFailed = "send_failed",
     /// STUN or DTLS, which no session here speaks.
     NoWebRtc = "no_webrtc",
+    /// More RTCP from one session than its streams can mean.
+    RtcpFlood = "rtcp_flood",
     /// RTCP nobody is due.
     RtcpConsumed = "rtcp_consumed",
 }

@@ -27,15 +27,16 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         let server = Server::start(config.clone())?;
         announce(&config, &server);
         let mut watch = tokio::time::interval(Duration::from_secs(1));
-        loop {
+        let failed = loop {
             tokio::select! {
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
-                _ = watch.tick() => if server.has_failed() { break },
+                _ = interrupt.recv() => break false,
+                _ = terminate.recv() => break false,
+                _ = watch.tick() => if server.has_failed() { break true },
             }
-        }
+        };
         println!("stentor is stopping: clients are told to reconnect");
-        server.stop()
+        let stopped = server.stop();
+        if failed { stopped.and(Err(ServeError::Died)) } else { stopped }
     })
 }
 

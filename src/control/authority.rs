@@ -63,6 +63,9 @@ pub struct Rules {
     pub e2ee: E2ee,
     /// Whether `speaking` is published.
     pub speaking_events: bool,
+    /// Whether connections come from the clients' own addresses rather than a proxy's, so that one
+    /// address's failures are one guest's.
+    pub clients_have_addresses: bool,
 }
 
 /// What the authority wants done.
@@ -353,7 +356,8 @@ impl Authority {
             AdmissionRequest::Identify(identify) => self.admit(now, wall, address, identify),
             AdmissionRequest::Resume(resume) => self.resume(resume),
         };
-        if matches!(verdict, Err(UNAUTHENTICATED | UNRESUMABLE)) {
+        // A Resume that comes too late is no guess: after a restart everybody's does.
+        if matches!(verdict, Err(UNAUTHENTICATED)) && self.rules.clients_have_addresses {
             self.failures.take(now, address);
         }
         verdict
@@ -404,6 +408,7 @@ impl Authority {
             room,
             shard,
             policy,
+            policy_overtakes: false,
             identified_at: None,
             closing: None,
             superseded: false,
@@ -503,6 +508,7 @@ impl Authority {
         };
         live.identified_at = Some(wall);
         let (holder, room, closing) = (live.holder, live.room, live.closing);
+        let overtaken = std::mem::take(&mut live.policy_overtakes).then(|| live.policy.clone());
         let subject = live.subject();
         if self.directory.open(room) {
             self.publish(wall, Occurrence::RoomOpened { place: subject.place });
@@ -511,6 +517,9 @@ impl Authority {
         self.audience_changed(now, room);
         if let Some((code, reason)) = closing {
             return self.command(shard, Command::Close { serial, code, reason });
+        }
+        if let Some(policy) = overtaken {
+            self.command(shard, Command::Update { serial, policy: Box::new(policy) });
         }
 
         // Newest wins. Within one channel the shard sees to it by itself when the newer one joins.
@@ -592,6 +601,7 @@ impl Authority {
         let Some(live) = self.sessions.get_mut(serial) else { return };
         if live.policy != *policy {
             live.policy = policy.clone();
+            live.policy_overtakes |= live.identified_at.is_none();
             let shard = live.shard;
             self.command(shard, Command::Update { serial, policy: Box::new(policy.clone()) });
         }

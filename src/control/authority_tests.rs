@@ -15,6 +15,7 @@ fn rules() -> Rules {
         token_key: Secret::new(vec![7; 32]),
         e2ee: E2ee::Required,
         speaking_events: true,
+        clients_have_addresses: true,
     }
 }
 
@@ -441,6 +442,19 @@ fn new_rules_reach_the_live_session_at_once() {
     world.authority.set_policy(holder(7), &muted);
     assert!(world.outputs().is_empty(), "nothing changed");
     assert_eq!(world.grant(7, 50), ["0> update 1 mute=false"], "a fresh grant counts as well");
+}
+
+#[test]
+fn rules_that_overtake_a_session_on_its_way_are_told_again_when_it_has_arrived() {
+    let mut world = World::new();
+    world.grant(7, 50);
+    world.ask(identify(7));
+    let mut muted = world.authority.policy(holder(7)).unwrap().clone();
+    muted.state.mute = true;
+    world.authority.set_policy(holder(7), &muted);
+    assert_eq!(world.outputs(), ["0> update 1 mute=true"], "its shard may not have it yet");
+    let arrived = world.tell(0, Event::Identified { serial: Serial(1) });
+    assert_eq!(arrived.last().unwrap(), "0> update 1 mute=true");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use super::{
     webhook::{self, Deliveries},
 };
 use crate::{
-    config::Config,
+    config::{Config, Plaintext},
     driver::queues::{ControlQueues, ShardReport, ToControl, ToShard},
     id::ShardId,
 };
@@ -97,6 +97,7 @@ impl Node {
             token_key: config.token_key.clone(),
             e2ee: config.e2ee,
             speaking_events: config.control.speaking_events,
+            clients_have_addresses: config.gateway.plaintext != Plaintext::Always,
         };
         let authority = Authority::new(rules);
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

@@ -28,6 +28,8 @@ pub(super) struct Live {
     pub(super) room: ChannelId,
     pub(super) shard: ShardId,
     pub(super) policy: Policy,
+    /// It changed before the session was known to its shard, which may have passed the news over.
+    pub(super) policy_overtakes: bool,
     /// When Ready was sent; `None` while the connection is on its way.
     pub(super) identified_at: Option<OffsetDateTime>,
     /// It was told to end; told again if it turns up after that.

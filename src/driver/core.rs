@@ -35,6 +35,9 @@ use crate::{
 /// Of so many datagrams one has its way through the server timed; each costs a clock reading.
 const LATENCY_SAMPLE: u64 = 16;
 
+/// The code of a connection that ended without a close frame (RFC 6455 §7.4.1).
+pub const BROKEN: u16 = 1006;
+
 /// What cut or refused a connection, for `limited` in the report.
 #[derive(Debug, Clone, Copy)]
 pub enum Limit {
@@ -88,13 +91,14 @@ pub struct Core {
 }
 
 impl Core {
-    /// Joins an empty shard to its ring and its queues.
+    /// Joins an empty shard to its ring and its queues; `restarts` counts how often it was done.
     pub fn new(
         config: ShardConfig,
         ring: Ring,
         port: u16,
         to_control: Sender<ToControl>,
         shards: Vec<Sender<ToShard>>,
+        restarts: u64,
     ) -> Self {
         let mut egress = Egress::new(EGRESS_DATAGRAMS_MAX, EGRESS_BYTES_MAX);
         egress.reserve_flows(SHARD_SESSIONS_MAX);
@@ -107,10 +111,11 @@ impl Core {
             to_control,
             backlog: RefCell::default(),
             shards,
-            connections_made: Cell::new(0),
+            // Answers to connections of before a restart may still be under way.
+            connections_made: Cell::new(restarts << 32),
             received: Cell::new(0),
             limited: RefCell::default(),
-            restarts: Cell::new(0),
+            restarts: Cell::new(restarts),
             before: RefCell::default(),
             loop_time: RefCell::default(),
             forwarding: RefCell::default(),
@@ -233,6 +238,8 @@ impl Core {
                     if line.is_some_and(|line| !line.push(frame)) {
                         self.limit(Limit::SlowReader);
                         self.disconnect(connection);
+                        let now = Instant::now();
+                        self.shard.borrow_mut().handle_closed(now, connection, BROKEN);
                     }
                 }
                 Output::Close { connection, code, why } => {
@@ -316,7 +323,7 @@ impl Core {
             self.tell_control(News::Event(Event::Disconnected {
                 serial: admission.serial,
                 reason: DisconnectReason::ClientLeft,
-                close_code: 1006,
+                close_code: BROKEN,
             }));
         }
     }

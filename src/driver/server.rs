@@ -33,6 +33,9 @@ const LISTEN_BACKLOG: i32 = 4_096;
 /// How long shards get to start.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long shards get to stop after that.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long shards get to write their last close frames.
 const STOP_GRACE: Duration = Duration::from_millis(300);
 
@@ -69,6 +72,9 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// A thread ended that must not.
+    #[error("a thread died and the server cannot go on; the log above says why")]
+    Died,
     /// A shard did not say in time that it runs.
     #[error("a shard did not start within {} s; see the log", START_TIMEOUT.as_secs())]
     Late,
@@ -165,9 +171,9 @@ impl Server {
         &self.media_ports
     }
 
-    /// Whether the control thread has ended, without which nobody can join.
+    /// Whether the control thread has ended, without which nobody can join, or a shard's for good.
     pub fn has_failed(&self) -> bool {
-        self.control.is_finished()
+        self.control.is_finished() || self.threads.iter().any(JoinHandle::is_finished)
     }
 
     /// Tells every client to come back elsewhere or later, reports to the backend, and ends.
@@ -177,12 +183,18 @@ impl Server {
     pub fn stop(self) -> Result<(), ServeError> {
         let stopped = self.control.stop();
         std::thread::sleep(STOP_GRACE);
-        for shard in &self.shards {
-            // A shard whose queue is full still ends with the process.
-            let _ = shard.try_send(ToShard::Stop);
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        let mut told = vec![false; self.shards.len()];
+        while !self.threads.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+            // A full queue may have room the next time.
+            for (shard, told) in self.shards.iter().zip(&mut told).filter(|(_, told)| !**told) {
+                *told = shard.try_send(ToShard::Stop).is_ok();
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
-        for thread in self.threads {
-            let _ = thread.join();
+        let stuck = self.threads.iter().filter(|thread| !thread.is_finished()).count();
+        if stuck > 0 {
+            tracing::error!(stuck, "shards did not stop in time; they end with the process");
         }
         Ok(stopped?)
     }

@@ -113,8 +113,8 @@ impl ShardThread {
     /// this far (`Core::restart`).
     fn supervise(self, started: &Sender<Result<(), ShardError>>) {
         let this = Rc::new(self);
-        loop {
-            let run = AssertUnwindSafe(|| this.clone().run(started.clone()));
+        for restarts in 0.. {
+            let run = AssertUnwindSafe(|| this.clone().run(started.clone(), restarts));
             match catch_unwind(run) {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => {
@@ -139,7 +139,11 @@ impl ShardThread {
         }
     }
 
-    fn run(self: Rc<Self>, started: Sender<Result<(), ShardError>>) -> Result<(), ShardError> {
+    fn run(
+        self: Rc<Self>,
+        started: Sender<Result<(), ShardError>>,
+        restarts: u64,
+    ) -> Result<(), ShardError> {
         let placement = self.cpu.map_or(Placement::Unbound, Placement::Fixed);
         let build = |placement| {
             LocalExecutorBuilder::new(placement)
@@ -154,19 +158,20 @@ impl ShardThread {
         });
         let executor = executor.map_err(|error| self.failed("the executor", &error))?;
         executor.run(async move {
-            let core = self.core()?;
+            let core = self.core(restarts)?;
             let _ = started.try_send(Ok(()));
             self.work(core).await
         })
     }
 
     /// Sets up the ring, on this thread, as the kernel wants.
-    fn core(&self) -> Result<Rc<Core>, ShardError> {
+    fn core(&self, restarts: u64) -> Result<Rc<Core>, ShardError> {
         let socket = self.socket.try_clone().map_err(|error| self.failed("the socket", &error))?;
         let port = socket.local_addr().map_or(0, |address| address.port());
         let ring = Ring::new(&self.ring, socket)?;
         let (to_control, shards) = (self.to_control.clone(), self.shards.clone());
-        Ok(Rc::new(Core::new(self.config.clone(), ring, port, to_control, shards)))
+        let config = self.config.clone();
+        Ok(Rc::new(Core::new(config, ring, port, to_control, shards, restarts)))
     }
 
     async fn work(self: Rc<Self>, core: Rc<Core>) -> Result<(), ShardError> {

@@ -15,7 +15,7 @@ use futures_util::{AsyncRead, AsyncWrite};
 use glommio::{net::TcpStream, timer::Timer};
 
 use super::{
-    core::{Core, Limit},
+    core::{BROKEN, Core, Limit},
     handoff::Handoff,
     line::{Departure, Line},
     turnstile::Permit,
@@ -58,9 +58,6 @@ enum Wake {
     /// The time to open is over.
     Late,
 }
-
-/// The code that stands for a connection that ended without a close frame (RFC 6455 §7.4.1).
-const BROKEN: u16 = 1006;
 
 /// How a conversation ends.
 enum End {

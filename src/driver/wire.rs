@@ -43,6 +43,8 @@ pub struct Security {
 pub struct Wire {
     layer: Layer,
     stage: Stage,
+    /// The peer has said over TLS that no more bytes come.
+    ended: bool,
 }
 
 enum Layer {
@@ -83,6 +85,9 @@ pub enum Fault {
     /// Plaintext from a peer that must not, or TLS where there is no certificate.
     #[error("plaintext is not allowed from here")]
     Plaintext,
+    /// The peer's side of TLS is closed.
+    #[error("the peer has closed TLS")]
+    Ended,
     /// No WebSocket upgrade; an HTTP answer is waiting to be sent.
     #[error("not a WebSocket upgrade")]
     Request,
@@ -97,6 +102,7 @@ impl Wire {
         Self {
             layer: Layer::Undecided(security),
             stage: Stage::Request { request: Vec::new(), answer: Vec::new() },
+            ended: false,
         }
     }
 
@@ -112,9 +118,11 @@ impl Wire {
         }
         let Layer::Tls(tls) = &mut self.layer else { return self.stage.take(bytes) };
         let mut plain = [0; 4_096];
-        while !bytes.is_empty() {
-            tls.read_tls(&mut bytes).map_err(|_| Fault::Tls)?;
-            tls.process_new_packets().map_err(|_| Fault::Tls)?;
+        while !bytes.is_empty() && !self.ended {
+            let taken = tls.read_tls(&mut bytes).map_err(|_| Fault::Tls)?;
+            let state = tls.process_new_packets().map_err(|_| Fault::Tls)?;
+            // What follows a close_notify is not taken any more, however often it is offered.
+            self.ended = taken == 0 || state.peer_has_closed();
             loop {
                 match tls.reader().read(&mut plain) {
                     Ok(0) | Err(_) => break,
@@ -132,9 +140,13 @@ impl Wire {
 
     /// Gives the next thing that has arrived in full.
     pub fn receive(&mut self) -> Result<Option<Received>, Fault> {
-        match &mut self.stage {
+        let received = match &mut self.stage {
             Stage::Request { .. } => self.upgrade(),
             Stage::Open(socket) => read(socket),
+        };
+        match received {
+            Ok(None) if self.ended => Err(Fault::Ended),
+            received => received,
         }
     }
 
@@ -435,6 +447,72 @@ mod tests {
         let mut wire = opened();
         wire.feed(b"\x81\x02hi").unwrap();
         assert!(matches!(wire.receive(), Err(Fault::WebSocket(1002, _))), "not masked");
+    }
+
+    /// Both ends of TLS in memory, the handshake done.
+    fn over_tls() -> (Wire, rustls::ClientConnection) {
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = rustls_pki_types::PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+        let certificate = certified.cert.der().clone();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let server = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key.into())
+            .unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = "localhost".try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
+        let mut wire = Wire::new(Security { tls: Some(Arc::new(server)), plaintext: false });
+        for _ in 0..10 {
+            wire.feed(&said(&mut client)).unwrap();
+            let mut out = Vec::new();
+            wire.drain(&mut out);
+            let mut out = &out[..];
+            while !out.is_empty() {
+                client.read_tls(&mut out).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        }
+        assert!(!client.is_handshaking() && !wire.is_handshaking());
+        (wire, client)
+    }
+
+    fn said(client: &mut rustls::ClientConnection) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut bytes).unwrap();
+        }
+        bytes
+    }
+
+    #[test]
+    fn bytes_after_close_notify_end_the_connection() {
+        let (mut wire, mut client) = over_tls();
+        client.send_close_notify();
+        wire.feed(&said(&mut client)).unwrap();
+        wire.feed(b"x").unwrap();
+        assert_eq!(wire.receive().err(), Some(Fault::Ended));
+    }
+
+    #[test]
+    fn what_was_said_before_close_notify_is_heard() {
+        let (mut wire, mut client) = over_tls();
+        client.writer().write_all(REQUEST).unwrap();
+        wire.feed(&said(&mut client)).unwrap();
+        assert!(matches!(wire.receive(), Ok(Some(Received::Opened(_)))));
+        client.writer().write_all(&masked(8, &1000_u16.to_be_bytes())).unwrap();
+        client.send_close_notify();
+        wire.feed(&said(&mut client)).unwrap();
+        assert!(matches!(wire.receive(), Ok(Some(Received::Closed(1000)))));
+        assert_eq!(wire.receive().err(), Some(Fault::Ended));
     }
 
     #[test]

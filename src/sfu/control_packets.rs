@@ -23,6 +23,10 @@ const REPORTS_MAX: usize = 32;
 /// Keyframe requests for one stream are passed on no closer than this (protocol.md §4.4).
 const KEYFRAME_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Sender reports of one stream are passed on no closer than this: each goes to every hearer that
+/// takes RTCP, and clients send one about every five seconds (protocol.md §2.5).
+const SENDER_REPORT_INTERVAL: Duration = Duration::from_millis(400);
+
 /// Room for the longest compound we write: a report with all blocks and a name.
 const COMPOUND_BYTES_MAX: usize = 28 + BLOCKS_MAX * BLOCK_BYTES + 64;
 
@@ -53,6 +57,9 @@ impl Shard {
         transport.observe(&opened);
         let mode = transport.mode();
         let session = &mut self.sessions[index.index()];
+        if !session.reports.take(now) {
+            return Err(DropReason::RtcpFlood);
+        }
         session.sent_rtcp = true;
         let takes_rtcp = session.takes_rtcp(mode);
         if let Some(transport) = &mut self.transports[index.index()] {
@@ -118,6 +125,13 @@ impl Shard {
         let session = &mut self.sessions[index.index()];
         let Some(stream_index) = session.stream(report.ssrc) else { return };
         let stream = &mut session.streams[stream_index];
+        let recently = stream
+            .reported
+            .is_some_and(|at| now.saturating_duration_since(at) < SENDER_REPORT_INTERVAL);
+        if recently {
+            return;
+        }
+        stream.reported = Some(now);
         stream.reception.sender_report(now, report.ntp);
         let timestamp_offset = stream.source.timestamp_offset();
         let mapped = SenderReport {
@@ -181,13 +195,14 @@ impl Shard {
         let position = self.sessions[hearer.index()].position;
         let stream = &self.sessions[sender.index()].streams[stream_index];
         let Some(cursor) = stream.cursors.get(position).copied() else { return };
-        let originals: Vec<u16> = nack
-            .lost()
-            .take(RETRANSMISSIONS_MAX)
-            .map(|seq| stream.source.original(cursor.unpass(seq)))
-            .collect();
+        let mut originals = [0; RETRANSMISSIONS_MAX];
+        let mut count = 0;
+        for (original, seq) in originals.iter_mut().zip(nack.lost()) {
+            *original = stream.source.original(cursor.unpass(seq));
+            count += 1;
+        }
         self.send_feedback(sender, egress, |out, own| {
-            write_nack(out, own, nack.media, originals.iter().copied())
+            write_nack(out, own, nack.media, originals[..count].iter().copied())
         });
     }
 

@@ -61,13 +61,13 @@ impl Shard {
     }
 
     fn join(&mut self, now: Instant, id: ConnectionId, identify: &Identify, admission: Admission) {
-        if let Err((code, why)) = self.may_join(&admission) {
-            return self.refuse(now, id, admission.serial, code, why);
-        }
         let key = (admission.server, admission.user);
         let replaced = self.by_user.get(&key).copied();
         let returning = replaced
             .is_some_and(|old| self.sessions[old.index()].admission.channel == admission.channel);
+        if let Err((code, why)) = self.may_join(&admission, returning) {
+            return self.refuse(now, id, admission.serial, code, why);
+        }
         let showed = replaced.is_some_and(|old| self.sessions[old.index()].shows_video());
         if let Some(old) = replaced {
             self.replace(now, old, returning);
@@ -90,7 +90,12 @@ impl Shard {
         self.hear_held(now, id, held);
     }
 
-    fn may_join(&self, admission: &Admission) -> Result<(), (CloseCode, &'static str)> {
+    /// Who is `returning` takes the place of an older session.
+    fn may_join(
+        &self,
+        admission: &Admission,
+        returning: bool,
+    ) -> Result<(), (CloseCode, &'static str)> {
         if self.draining {
             return Err((CloseCode::ServerCrashed, "the server is stopping"));
         }
@@ -100,7 +105,8 @@ impl Shard {
         }
         let members = self.by_channel.get(&admission.channel);
         let members = members.map_or(0, |&key| self.channels[key].members.len());
-        if self.is_full() || members >= CHANNEL_SESSIONS_MAX {
+        let full = self.is_full() || members >= CHANNEL_SESSIONS_MAX;
+        if full && !returning {
             return Err((CloseCode::Disconnected, "no room for another session"));
         }
         Ok(())
@@ -218,7 +224,7 @@ impl Shard {
         }
         if let Some(old) = session.connection.take() {
             self.sockets.remove(&old);
-            self.push_close(old, code, "resumed on another connection");
+            self.push_close(old, CloseCode::Disconnected, "resumed on another connection");
         }
         let held = self.welcome(now, id, index);
         if let Some(socket) = self.sockets.get_mut(&id) {

@@ -45,6 +45,8 @@ pub struct Stream {
     pub cursors: Vec<Cursor>,
     /// What to report to the sender.
     pub reception: Reception,
+    /// When a sender report was last passed on.
+    pub reported: Option<Instant>,
     /// When a keyframe was last asked for.
     pub keyframe_asked: Option<Instant>,
 }
@@ -56,6 +58,7 @@ impl Stream {
             source: Source::new(clock_hz),
             cursors: Vec::new(),
             reception: Reception::new(clock_hz),
+            reported: None,
             keyframe_asked: None,
         }
     }
@@ -135,6 +138,8 @@ pub struct Session {
     pub discoveries: Budget,
     /// Whether control knows that the media path is up.
     pub connected: bool,
+    /// RTCP it may still send.
+    pub reports: Budget,
     /// Whether it has sent RTCP.
     pub sent_rtcp: bool,
     /// Round trip by its last receiver report.
@@ -192,6 +197,7 @@ impl Session {
             bound: None,
             discoveries: Budget::new(DISCOVERIES.0, DISCOVERIES.1),
             connected: false,
+            reports: Budget::new(REPORTS.0, REPORTS.1),
             sent_rtcp: false,
             rtt: None,
         }
@@ -320,6 +326,10 @@ impl Session {
 /// Discovery requests of one session, at once and per second. A client sends one, or six a second
 /// apart from new ports (protocol.md §2.1).
 const DISCOVERIES: (u32, u32) = (10, 2);
+
+/// RTCP datagrams of one session, at once and per second: reports come about once a second for each
+/// stream, feedback on video up to once a frame.
+const REPORTS: (u32, u32) = (100, 60);
 
 /// The priority bit of speaking flags.
 const PRIORITY: u32 = 4;

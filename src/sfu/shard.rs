@@ -198,8 +198,9 @@ impl Shard {
 
     /// A ping has come over a WebSocket.
     pub fn handle_sign_of_life(&mut self, now: Instant, id: ConnectionId) {
-        if let Some(socket) = self.sockets.get_mut(&id) {
-            socket.connection.handle_sign_of_life(now);
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        if let Err(refusal) = socket.connection.handle_sign_of_life(now) {
+            self.close(now, id, refusal.code, refusal.why);
         }
     }
 

@@ -188,8 +188,10 @@ impl Connection {
     }
 
     /// Something arrived that is no message, such as a WebSocket ping: the client lives.
-    pub fn handle_sign_of_life(&mut self, now: Instant) {
+    /// Pings keep the same pace as messages: 4021 beyond it.
+    pub fn handle_sign_of_life(&mut self, now: Instant) -> Result<(), Refusal> {
         self.heard = now;
+        self.pace.step(now)
     }
 
     /// When [`Self::handle_timeout`] is next due.

@@ -282,7 +282,7 @@ fn silence_times_out_and_anything_heard_does_not() {
         assert_eq!(connection.deadline(), heard + HEARTBEAT_TIMEOUT);
     }
     heard += Duration::from_secs(1);
-    connection.handle_sign_of_life(heard);
+    connection.handle_sign_of_life(heard).unwrap();
     assert_eq!(
         connection.handle_timeout(heard + HEARTBEAT_TIMEOUT - Duration::from_nanos(1)),
         None

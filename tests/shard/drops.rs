@@ -190,6 +190,12 @@ const CASES: &[Case] = &[
         s.stranger_sends(&binding)
     }),
     (D::NoWebRtc, |s| s.stranger_sends(&[22, 0xFE, 0xFD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+    (D::RtcpFlood, |s| {
+        let report =
+            |a: &mut Client| a.seal(&[&[0x80, 201, 0, 1][..], &a.ssrc().0.to_be_bytes()].concat());
+        (0..100).for_each(|_| assert_eq!(s.a_sends(report), [D::RtcpConsumed]));
+        s.a_sends(report)
+    }),
     (D::RtcpConsumed, |s| {
         s.a_sends(|a| a.seal(&[&[0x80, 201, 0, 1][..], &a.ssrc().0.to_be_bytes()].concat()))
     }),

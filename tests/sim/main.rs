@@ -75,6 +75,7 @@ fn check_reach(all: &Outcome) {
     let beyond = [
         DropReason::Oversize,
         DropReason::UnknownSourceFlood,
+        DropReason::RtcpFlood,
         DropReason::NonceExhausted,
         DropReason::EgressFull,
         DropReason::SocketFull,
