@@ -55,6 +55,9 @@ fn forward_one(
     transport: &mut Transport,
     egress: &mut Egress,
 ) -> Result<(), DropReason> {
+    if transport.path().is_none() {
+        return Err(DropReason::NotConnected);
+    }
     let due = match transport.deaf {
         true => Err(DropReason::Deafened),
         false => fanout.media.payload_type_for(transport.video.as_ref()),
