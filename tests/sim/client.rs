@@ -394,7 +394,9 @@ impl Client {
         let message: Value = serde_json::from_str(&text).expect("the server writes JSON");
         if let Some(seq) = message.get("seq") {
             let seq = seq.as_u64().and_then(|seq| u16::try_from(seq).ok()).expect("a u16");
-            let expected = self.last_seq.map_or(1, |last| last.checked_add(1).unwrap_or(1));
+            // A session's numbers start with Ready, whether it is said or said again.
+            let last = self.last_seq.filter(|_| message["op"] != 2);
+            let expected = last.map_or(1, |last| last.checked_add(1).unwrap_or(1));
             self.misnumbered += usize::from(seq != expected);
             self.last_seq = Some(seq);
         }
@@ -439,6 +441,10 @@ impl Client {
     fn hear_ready(&mut self, d: &Value) {
         let ssrc = |value: &Value| Ssrc(value.as_u64().unwrap() as u32);
         let mut ssrcs = vec![ssrc(&d["ssrc"])];
+        // A replayed Ready is no news.
+        if self.streams.first().is_some_and(|voice| voice.ssrc == ssrcs[0]) {
+            return;
+        }
         for layer in d["streams"].as_array().unwrap() {
             ssrcs.extend([ssrc(&layer["ssrc"]), ssrc(&layer["rtx_ssrc"])]);
         }
@@ -495,19 +501,19 @@ impl Client {
         bytes
     }
 
-    /// Opens a datagram with the newest of its keys that fits.
-    pub fn open(&self, datagram: &[u8]) -> Option<Heard> {
+    /// Opens a datagram with the newest of its keys that fits, and tells which.
+    pub fn open(&self, datagram: &[u8]) -> Option<(Heard, &Agreed)> {
         let kind = classify(datagram);
-        let plain = self.agreed.iter().rev().find_map(|agreed| {
+        let (plain, agreed) = self.agreed.iter().rev().find_map(|agreed| {
             let mut bytes = datagram.to_vec();
             let opened = agreed.cipher.open(&mut bytes).ok()?;
-            Some(bytes[opened.range].to_vec())
+            Some((bytes[opened.range].to_vec(), agreed))
         })?;
         if kind == Kind::Rtcp {
-            return Some(Heard::Rtcp(plain));
+            return Some((Heard::Rtcp(plain), agreed));
         }
         let packet = Packet::new(&plain)?;
-        Some(Heard::Rtp {
+        let heard = Heard::Rtp {
             ssrc: packet.ssrc(),
             payload_type: packet.payload_type(),
             marker: packet.marker(),
@@ -517,13 +523,14 @@ impl Client {
             payload: packet.payload()?.to_vec(),
             csrcs: packet.csrc_count(),
             padded: packet.has_padding(),
-        })
+        };
+        Some((heard, agreed))
     }
 
     /// Opens everything that has come. Each datagram must open.
     pub fn take_heard(&mut self) -> Vec<Heard> {
         let mail = std::mem::take(&mut self.mail);
-        mail.iter().map(|datagram| self.open(datagram).expect("sealed for this client")).collect()
+        mail.iter().map(|datagram| self.open(datagram).expect("sealed for it").0).collect()
     }
 
     /// The payloads of the media that has come.

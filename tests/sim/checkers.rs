@@ -1,0 +1,371 @@
+//! What must hold whatever happens: who hears what, in which numbers, under which nonces. Told of
+//! every packet that is sealed, of every one that a shard sends, and of sessions as they come and go.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use stentor::{
+    crypto::Mode,
+    id::{ChannelId, Serial, Ssrc, UserId},
+    rtp::{
+        Kind, classify,
+        rtcp::{Report, reports},
+    },
+    sfu::Policy,
+};
+
+use crate::client::{Agreed, Heard, Profile};
+
+/// The Opus frame that ends a talk spurt.
+const SILENCE: [u8; 3] = [0xF8, 0xFF, 0xFE];
+
+/// A session that lives, as whoever watches control and the shard's events knows it.
+#[derive(Debug)]
+pub struct Stay {
+    pub user: UserId,
+    pub channel: ChannelId,
+    pub shard: usize,
+    /// Whose it is, in the world's table.
+    pub client: usize,
+    pub policy: Policy,
+    /// By its last op 5.
+    pub said: Option<u32>,
+    /// By its last op 12, where it may.
+    pub camera: bool,
+    /// Control was told that its media is up.
+    pub connected: bool,
+    /// Its SSRCs, once Ready has told them.
+    pub ssrcs: Vec<Ssrc>,
+    pub takes: Takes,
+    pub sent_rtcp: bool,
+}
+
+/// What video a session sends and takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    Nothing,
+    /// Whatever comes, under the sender's payload types.
+    Anything,
+    /// One codec, under its own payload types.
+    Listed {
+        codec: &'static str,
+        media: u8,
+        retransmission: u8,
+    },
+}
+
+impl Takes {
+    pub fn of(profile: &Profile) -> Self {
+        let number = |codec: &serde_json::Value, key: &str| codec[key].as_u64().unwrap() as u8;
+        match &profile.codecs {
+            Some(codecs) => Takes::Listed {
+                codec: "H264",
+                media: number(&codecs[1], "payload_type"),
+                retransmission: number(&codecs[1], "rtx_payload_type"),
+            },
+            None if profile.layers > 0 => Takes::Anything,
+            None => Takes::Nothing,
+        }
+    }
+
+    /// The payload types of what such a session sends: those it listed, or any.
+    pub fn numbers(self) -> (u8, u8) {
+        match self {
+            Takes::Listed { media, retransmission, .. } => (media, retransmission),
+            Takes::Anything | Takes::Nothing => (103, 104),
+        }
+    }
+
+    /// Whether it takes what such a sender sends.
+    fn takes_from(self, sender: Takes) -> bool {
+        match (self, sender) {
+            (Takes::Nothing, _) => false,
+            (Takes::Anything, _) => true,
+            (Takes::Listed { codec, .. }, Takes::Listed { codec: sent, .. }) => codec == sent,
+            // What no one has named cannot be translated.
+            (Takes::Listed { .. }, _) => false,
+        }
+    }
+}
+
+impl Stay {
+    pub fn may_speak(&self) -> bool {
+        let Policy { permissions, state, .. } = &self.policy;
+        permissions.speak && !state.mute && !state.suppress
+    }
+
+    /// What others are shown of what it said.
+    pub fn shown(&self) -> Option<u32> {
+        let flags = self.said?;
+        let priority = if self.policy.permissions.priority_speaker { 0 } else { 4 };
+        Some(if self.may_speak() { flags & !priority } else { 0 })
+    }
+}
+
+/// A packet of media that a client has sealed.
+#[derive(Debug)]
+struct Sent {
+    by: Serial,
+    ssrc: Ssrc,
+    payload: Vec<u8>,
+}
+
+/// A datagram as its sender sealed it.
+#[derive(Debug, Clone, Copy)]
+pub struct Sealed {
+    key: [u8; 32],
+    /// Which of the sender's stays in one half of the nonces.
+    half: usize,
+    /// Where a changed byte is noticed: the removed secretbox modes do not authenticate the header.
+    pub bound_from: usize,
+}
+
+/// Why a shard sends something.
+#[derive(Debug, Clone, Copy)]
+pub enum Cause {
+    /// A datagram has come.
+    Datagram,
+    /// A session has got new rules.
+    Update(Serial),
+    /// Something that should send nothing.
+    Other,
+}
+
+/// One stream as one hearer hears it.
+#[derive(Debug)]
+struct Ear {
+    first: u16,
+    last: u16,
+    /// By distance from the first number.
+    timestamps: BTreeMap<i16, u32>,
+}
+
+/// Every nonce used with one key, and what each side knew.
+#[derive(Debug, Default)]
+struct KeyUse {
+    /// The server's, with how many it had used before.
+    ours: HashMap<Vec<u8>, usize>,
+    /// The client's, each with the half it was in.
+    theirs: HashMap<Vec<u8>, usize>,
+    /// For each stay of the client in one half: how many the server had used when it first saw it.
+    seen_at: Vec<Option<usize>>,
+    last_counter: u32,
+}
+
+#[derive(Debug, Default)]
+pub struct Checkers {
+    flawless: bool,
+    pub stays: BTreeMap<Serial, Stay>,
+    sent: HashMap<u64, Sent>,
+    got: HashSet<(Serial, u64)>,
+    ears: HashMap<(Serial, Ssrc), Ear>,
+    keys: HashMap<[u8; 32], KeyUse>,
+    /// Copies of media in the present step, by hearer; of silence, too.
+    pub copies: Vec<Serial>,
+    pub silences: usize,
+}
+
+impl Checkers {
+    pub fn new(flawless: bool) -> Self {
+        Self { flawless, ..Self::default() }
+    }
+
+    pub fn ended(&mut self, serial: Serial) {
+        self.stays.remove(&serial);
+    }
+
+    /// The live sessions of a channel.
+    pub fn members(&self, channel: ChannelId) -> impl Iterator<Item = (Serial, &Stay)> {
+        let members = self.stays.iter().filter(move |(_, stay)| stay.channel == channel);
+        members.map(|(serial, stay)| (*serial, stay))
+    }
+
+    /// Whose this stream is, and whether it is video.
+    pub fn sender(&self, ssrc: Ssrc) -> (Serial, bool) {
+        let mut stays = self.stays.iter();
+        let (serial, stay) =
+            stays.find(|(_, stay)| stay.ssrcs.contains(&ssrc)).expect("a live session's stream");
+        (*serial, stay.ssrcs[0] != ssrc)
+    }
+
+    /// Who is due a packet of this sender's.
+    pub fn hearers(&self, sender: Serial, video: bool) -> BTreeSet<Serial> {
+        let from = &self.stays[&sender];
+        let due = |stay: &Stay| {
+            let takes = !video || stay.takes.takes_from(from.takes);
+            stay.connected && !stay.policy.state.deaf && takes
+        };
+        let members = self.members(from.channel);
+        let hearers = members.filter(|(serial, stay)| *serial != sender && due(stay));
+        hearers.map(|(serial, _)| serial).collect()
+    }
+
+    /// A client is about to send media: gives it a payload like no other.
+    pub fn payload(&mut self, by: Serial, ssrc: Ssrc, noise: Vec<u8>) -> Vec<u8> {
+        let id = self.sent.len() as u64;
+        let payload = [&id.to_be_bytes()[..], &noise].concat();
+        self.sent.insert(id, Sent { by, ssrc, payload: payload.clone() });
+        payload
+    }
+
+    /// A client has sealed something, with this counter.
+    pub fn sealed(&mut self, agreed: &Agreed, counter: u32, datagram: &[u8]) -> Sealed {
+        let usage = self.keys.entry(agreed.key).or_default();
+        if usage.seen_at.is_empty() || (counter ^ usage.last_counter) >> 31 != 0 {
+            usage.seen_at.push(None);
+        }
+        usage.last_counter = counter;
+        let half = usage.seen_at.len() - 1;
+        let nonce = nonce_of(agreed.mode, datagram);
+        if let Some(&index) = usage.ours.get(&nonce) {
+            let residual = usage.seen_at[half].is_none_or(|seen_at| index < seen_at);
+            assert!(residual, "a client meets a nonce that we used after we had seen it");
+        }
+        usage.theirs.insert(nonce, half);
+        let aead = [Mode::Aes256GcmRtpsize, Mode::XChaCha20Poly1305Rtpsize, Mode::Aes256Gcm];
+        let bound_from = if aead.contains(&agreed.mode) { 0 } else { datagram.len() - 4 };
+        Sealed { key: agreed.key, half, bound_from }
+    }
+
+    /// A shard has opened something authentic.
+    pub fn opened(&mut self, sealed: Sealed) {
+        let usage = self.keys.get_mut(&sealed.key).expect("a key in use");
+        usage.seen_at[sealed.half].get_or_insert(usage.ours.len());
+    }
+
+    /// Where the next nonce of the server is to be met, if the client has used none yet.
+    pub fn ambush(&self, agreed: &Agreed) -> Option<[u8; 4]> {
+        let usage = self.keys.get(&agreed.key).filter(|usage| usage.theirs.is_empty())?;
+        let (last, _) = usage.ours.iter().max_by_key(|(_, index)| **index)?;
+        last.last_chunk().copied()
+    }
+
+    /// A shard has sent something to a session, and its client has opened it.
+    pub fn emitted(
+        &mut self,
+        cause: Cause,
+        to: Serial,
+        agreed: &Agreed,
+        datagram: &[u8],
+        heard: &Heard,
+    ) {
+        let usage = self.keys.entry(agreed.key).or_default();
+        let nonce = nonce_of(agreed.mode, datagram);
+        let index = usage.ours.len();
+        if let Some(&half) = usage.theirs.get(&nonce) {
+            let residual = usage.seen_at[half].is_none_or(|seen_at| index < seen_at);
+            assert!(residual, "we use a nonce of a client's after we had seen it");
+        }
+        assert_eq!(usage.ours.insert(nonce, index), None, "we use a nonce twice");
+        match heard {
+            Heard::Rtp { .. } => self.media(cause, to, heard),
+            Heard::Rtcp(compound) => self.reported(to, compound),
+        }
+    }
+
+    fn media(&mut self, cause: Cause, to: Serial, heard: &Heard) {
+        let Heard::Rtp {
+            ssrc,
+            payload_type,
+            seq,
+            timestamp,
+            extension,
+            payload,
+            csrcs,
+            padded,
+            ..
+        } = heard
+        else {
+            return;
+        };
+        let hearer = &self.stays[&to];
+        let (by, _) = self.sender(*ssrc);
+        let sender = &self.stays[&by];
+        assert_ne!(by, to, "an echo");
+        assert_eq!((sender.channel, sender.shard), (hearer.channel, hearer.shard), "a leak");
+        assert!(!hearer.policy.state.deaf, "media for the deaf");
+        assert!(!padded && *csrcs == 0);
+        let stream = ssrc.0 - sender.ssrcs[0].0;
+        if stream == 0 {
+            let elements = extension.as_ref().map(|(profile, elements)| (*profile, elements.len()));
+            assert_eq!((*payload_type, elements), (120, Some((0xBEDE, 8))));
+        } else {
+            assert!(hearer.takes.takes_from(sender.takes), "video for who takes none");
+            let named_by = if hearer.takes == Takes::Anything { sender } else { hearer };
+            let (media, retransmission) = named_by.takes.numbers();
+            let expected = if stream == 1 { media } else { retransmission };
+            assert_eq!(*payload_type, expected);
+        }
+        if payload == &SILENCE {
+            assert!(matches!(cause, Cause::Update(serial) if serial == by), "silence of nobody's");
+            self.silences += 1;
+        } else {
+            assert!(matches!(cause, Cause::Datagram));
+            let allowed = if stream == 0 { sender.may_speak() } else { sender.camera };
+            assert!(allowed, "media of who may send none");
+            let id = payload.first_chunk().map(|id| u64::from_be_bytes(*id));
+            let id = id.filter(|id| self.sent.contains_key(id)).expect("a payload somebody sent");
+            let sent = &self.sent[&id];
+            assert_eq!((sent.by, sent.ssrc), (by, *ssrc));
+            assert!(sent.payload == *payload, "not bit-exact");
+            assert!(self.got.insert((to, id)), "heard twice");
+        }
+        self.copies.push(to);
+        self.numbered(to, *ssrc, *seq, *timestamp);
+    }
+
+    fn numbered(&mut self, to: Serial, ssrc: Ssrc, seq: u16, timestamp: u32) {
+        let Some(ear) = self.ears.get_mut(&(to, ssrc)) else {
+            let timestamps = BTreeMap::from([(0, timestamp)]);
+            self.ears.insert((to, ssrc), Ear { first: seq, last: seq, timestamps });
+            return;
+        };
+        let place = seq.wrapping_sub(ear.first) as i16;
+        let repeated = ear.timestamps.insert(place, timestamp);
+        assert_eq!(repeated, None, "number {seq} of {ssrc} twice");
+        if self.flawless {
+            assert_eq!(seq, ear.last.wrapping_add(1), "a hole where nothing was lost");
+            let before = ear.timestamps[&(place - 1)];
+            assert!(timestamp.wrapping_sub(before) as i32 > 0, "the clock of {ssrc} goes back");
+        }
+        ear.last = seq;
+    }
+
+    fn reported(&self, to: Serial, compound: &[u8]) {
+        let hearer = &self.stays[&to];
+        let of_use = hearer.sent_rtcp || hearer.takes != Takes::Nothing;
+        assert!(of_use, "a report for who has no use for it");
+        let all: Vec<_> = reports(compound).collect();
+        for report in &all {
+            match report {
+                Report::SenderReport(report) => {
+                    let mut members = self.members(hearer.channel);
+                    assert!(!hearer.policy.state.deaf, "a sender's report for the deaf");
+                    assert!(
+                        members.any(|(by, stay)| by != to && stay.ssrcs.contains(&report.ssrc)),
+                        "a report on a stranger"
+                    );
+                }
+                Report::ReceiverReport(report) => {
+                    let own = report.blocks.iter().all(|block| hearer.ssrcs.contains(&block.ssrc));
+                    assert!(own, "a report on somebody else's stream");
+                }
+                Report::Pli(pli) => assert!(hearer.ssrcs.contains(&pli.media)),
+                Report::Nack(nack) => assert!(hearer.ssrcs.contains(&nack.media)),
+                Report::Sdes(_) => {}
+                other => panic!("we send no {other:?}"),
+            }
+        }
+        let first = all.first().expect("a report");
+        assert!(matches!(first, Report::SenderReport(_) | Report::ReceiverReport(_)));
+    }
+}
+
+/// The nonce that a sealed datagram was sealed with.
+fn nonce_of(mode: Mode, datagram: &[u8]) -> Vec<u8> {
+    match mode {
+        Mode::XSalsa20Poly1305 if classify(datagram) == Kind::Rtcp => datagram[..8].to_vec(),
+        Mode::XSalsa20Poly1305 => datagram[..12].to_vec(),
+        Mode::XSalsa20Poly1305Suffix => datagram[datagram.len() - 24..].to_vec(),
+        _ => datagram[datagram.len() - 4..].to_vec(),
+    }
+}

@@ -1,0 +1,723 @@
+//! The world of one run: a virtual clock, shards, control, clients and the network between them.
+//! Carries everything to where it belongs, in the order of time, and has every step checked.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use stentor::{
+    crypto::Mode,
+    egress::{Egress, Path},
+    id::{ConnectionId, Serial, ShardId, Ssrc, UserId},
+    metrics::{Counters, DropReason},
+    sfu::{Arrival, Command, Event, Output, Shard, ShardConfig},
+    signalling::{CloseCode, Frame},
+};
+
+use crate::{
+    checkers::{Cause, Checkers, Sealed, Stay, Takes},
+    client::{Client, Grant, Nonces, Profile},
+    control::{Control, Granted},
+    dice::Dice,
+    network::{Conditions, Datagram, Network, UNDER_WAY_MAX},
+};
+
+const RESUME_WINDOW: Duration = Duration::from_secs(60);
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(20);
+/// What an eavesdropper keeps.
+const OVERHEARD_MAX: usize = 60;
+/// Longer than anything in a shard waits for.
+const FOREVER: Duration = Duration::from_secs(300);
+
+/// One attempt of a person to be in a channel, across resumes.
+pub struct Attempt {
+    pub client: Client,
+    /// Set while the session it was let into lives.
+    pub stay: Option<Serial>,
+    /// The shard that has its WebSocket; none while it moves between two.
+    pub shard: Option<usize>,
+    /// It has closed its WebSocket while that was moving.
+    closing: Option<u16>,
+    /// It neither speaks nor closes any more.
+    pub frozen: bool,
+    next_heartbeat: Instant,
+    /// It starts to count nonces where the server counts.
+    ambushes: bool,
+}
+
+/// Somebody who comes and goes.
+pub struct Person {
+    pub grant: Grant,
+    pub profile: Profile,
+    pub ambushes: bool,
+    /// The newest attempt.
+    pub attempt: Option<usize>,
+}
+
+/// What is on its way to a shard through a queue.
+enum Deed {
+    Command(Command),
+    Arrival(Box<Arrival>),
+}
+
+pub struct World {
+    pub dice: Dice,
+    pub now: Instant,
+    pub shards: Vec<Shard>,
+    egresses: Vec<Egress>,
+    pub control: Control,
+    pub network: Network,
+    pub checkers: Checkers,
+    pub persons: Vec<Person>,
+    pub attempts: Vec<Attempt>,
+    deeds: BTreeMap<(Instant, u64), (usize, Deed)>,
+    /// When the last deed of each queue arrives.
+    queues: Vec<Instant>,
+    connections: HashMap<ConnectionId, usize>,
+    owners: BTreeMap<SocketAddr, usize>,
+    admitted: HashMap<Serial, usize>,
+    /// Datagrams that have arrived, for whoever listens on the way.
+    pub overheard: Vec<Datagram>,
+    /// Whether sources may start again under their key; then nothing old comes twice.
+    pub restarts: bool,
+    next: u64,
+    outcome: Outcome,
+}
+
+/// What came of a run.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Everything that was said, told and sent, mixed into one number.
+    pub digest: u64,
+    /// Of all shards.
+    pub counters: Counters,
+    /// Close codes that were sent.
+    pub closed: BTreeSet<u16>,
+    /// Opcodes that were told.
+    pub told: BTreeSet<u64>,
+    /// Connections that moved between shards.
+    pub moved: u64,
+}
+
+impl Outcome {
+    /// Takes another run's into this one.
+    pub fn add(&mut self, other: Outcome) {
+        self.counters += &other.counters;
+        self.closed.extend(other.closed);
+        self.told.extend(other.told);
+        self.moved += other.moved;
+    }
+}
+
+/// One run.
+pub fn run(seed: u64) -> Outcome {
+    let mut world = World::new(seed);
+    for _ in 0..world.dice.within(60..200) {
+        world.act();
+    }
+    world.finish();
+    for shard in &world.shards {
+        world.outcome.counters += shard.counters();
+    }
+    world.outcome
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        let now = Instant::now();
+        let conditions = Conditions::draw(&mut dice);
+        let flawless = conditions.are_flawless();
+        let shards: Vec<_> = (0..dice.within(1..4))
+            .map(|index| {
+                let config = ShardConfig {
+                    id: ShardId(index as u16),
+                    modes: Mode::ALL.to_vec(),
+                    public_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    public_port: 50_000 + index as u16,
+                    resume_window: RESUME_WINDOW,
+                    speaking_events: true,
+                };
+                let seed: [u8; 32] = dice.bytes(32).try_into().expect("32 bytes");
+                Shard::new(config, seed, now)
+            })
+            .collect();
+        let egresses = shards.iter().map(|_| {
+            let mut egress = Egress::new(1_024, 1 << 20);
+            egress.reserve_flows(256);
+            egress
+        });
+        let mut world = Self {
+            egresses: egresses.collect(),
+            control: Control::new(shards.len()),
+            network: Network::new(conditions),
+            checkers: Checkers::new(flawless),
+            persons: Vec::new(),
+            attempts: Vec::new(),
+            deeds: BTreeMap::new(),
+            queues: vec![now; shards.len()],
+            connections: HashMap::new(),
+            owners: BTreeMap::new(),
+            admitted: HashMap::new(),
+            overheard: Vec::new(),
+            restarts: flawless && dice.percent(50),
+            next: 0,
+            outcome: Outcome { digest: seed, ..Outcome::default() },
+            dice,
+            now,
+            shards,
+        };
+        let channels = world.dice.within(1..5) as u64;
+        for user in 0..world.dice.within(2..9) as u64 {
+            world.invite(100 + user, channels);
+        }
+        if world.persons.len() > 3 {
+            // One whom the backend does not know.
+            world.control.grants.remove(&UserId(100));
+        }
+        world
+    }
+
+    fn invite(&mut self, user: u64, channels: u64) {
+        let grant = Grant::new(1 + self.dice.next() % channels, user);
+        let policy = Default::default();
+        self.control.grants.insert(grant.user, Granted { grant: grant.clone(), policy });
+        let layers = self.dice.within(0..2);
+        let mode = self.dice.pick(&Mode::ALL).expect("modes");
+        let version = self.dice.pick(&[None, Some(3), Some(4), Some(7), Some(8), Some(8), Some(9)]);
+        let counter = match self.dice.within(0..4) {
+            0 => 0,
+            1 => 1,
+            2 => 0x7FFF_FFFF - self.dice.within(0..40) as u32,
+            _ => self.dice.next() as u32,
+        };
+        let nonces = Nonces { counter, little_endian: self.dice.percent(30) };
+        let profile = Profile { version: version.flatten(), mode, nonces, layers, codecs: None };
+        // A third of those with a camera list no codecs and take whatever comes.
+        let profile = match (layers, self.dice.percent(66)) {
+            (1, true) => {
+                let media = 96 + self.dice.within(0..15) as u8 * 2;
+                Profile { codecs: Profile::video(media, media + 1).codecs, ..profile }
+            }
+            _ => profile,
+        };
+        let ambushes = self.dice.percent(30);
+        self.persons.push(Person { grant, profile, ambushes, attempt: None });
+    }
+
+    // Time.
+
+    /// Lets time pass; everything due on the way happens in its order.
+    pub fn advance(&mut self, by: Duration) {
+        let until = self.now + by;
+        loop {
+            let wire = self.network.next();
+            let deed = self.deeds.keys().next().map(|(at, _)| *at);
+            let timers = self.shards.iter().map(|shard| shard.poll_timeout().map(|(at, _)| at));
+            let shard = timers.enumerate().filter_map(|(n, at)| Some((at?, n))).min();
+            let heart = self.next_heartbeat();
+            let next = [wire, deed, shard.map(|(at, _)| at), heart.map(|(at, _)| at)];
+            let Some(at) = next.into_iter().flatten().min().filter(|at| *at <= until) else {
+                break;
+            };
+            self.now = self.now.max(at);
+            if wire == Some(at) {
+                self.arrive();
+            } else if deed == Some(at) {
+                self.obey();
+            } else if let Some((_, index)) = shard.filter(|(due, _)| *due == at) {
+                self.shards[index].handle_timeout(self.now);
+                self.settle(index, Cause::Other);
+            } else if let Some((_, who)) = heart {
+                self.attempts[who].next_heartbeat = self.now + HEARTBEAT_EVERY;
+                self.say(who, Client::heartbeat);
+            }
+        }
+        self.now = until;
+    }
+
+    fn next_heartbeat(&self) -> Option<(Instant, usize)> {
+        let hearts = self.attempts.iter().enumerate().filter(|(_, attempt)| {
+            attempt.client.connection.is_some() && attempt.shard.is_some() && !attempt.frozen
+        });
+        hearts.map(|(who, attempt)| (attempt.next_heartbeat, who)).min()
+    }
+
+    // WebSockets.
+
+    /// A person comes, whether or not it is there already.
+    pub fn come(&mut self, person: usize) {
+        let who = self.attempt(person);
+        self.persons[person].attempt = Some(who);
+        self.open(who);
+        self.say(who, Client::identify);
+    }
+
+    /// A new client of a person's, which has done nothing.
+    pub fn attempt(&mut self, person: usize) -> usize {
+        let Person { grant, profile, ambushes, .. } = &self.persons[person];
+        let (client, ambushes) = (Client::new(grant.clone(), profile.clone()), *ambushes);
+        let who = self.attempts.len();
+        self.attempts.push(Attempt {
+            client,
+            stay: None,
+            shard: None,
+            closing: None,
+            frozen: false,
+            next_heartbeat: self.now,
+            ambushes,
+        });
+        self.rebind(who);
+        who
+    }
+
+    /// A WebSocket to any shard.
+    pub fn open(&mut self, who: usize) {
+        self.next += 1;
+        let id = ConnectionId(self.next);
+        let index = self.dice.within(0..self.shards.len());
+        self.connections.insert(id, who);
+        let attempt = &mut self.attempts[who];
+        attempt.client.opened(id);
+        (attempt.shard, attempt.frozen) = (Some(index), false);
+        attempt.next_heartbeat = self.now + HEARTBEAT_EVERY;
+        let (version, address) = (attempt.client.profile.version(), attempt.client.web_address());
+        self.shards[index].handle_open(self.now, id, version, address);
+        self.settle(index, Cause::Other);
+    }
+
+    pub fn say(&mut self, who: usize, what: impl FnOnce(&Client) -> Frame) {
+        let attempt = &self.attempts[who];
+        if let (Some(id), Some(index)) = (attempt.client.connection, attempt.shard) {
+            self.shards[index].handle_frame(self.now, id, what(&attempt.client));
+            self.settle(index, Cause::Other);
+        }
+    }
+
+    /// A client ends its WebSocket, or the network does.
+    pub fn hang_up(&mut self, who: usize, code: u16) {
+        let attempt = &mut self.attempts[who];
+        let Some(id) = attempt.client.connection else { return };
+        let Some(index) = attempt.shard else {
+            attempt.closing = Some(code);
+            return;
+        };
+        attempt.client.connection = None;
+        self.shards[index].handle_closed(self.now, id, code);
+        self.settle(index, Cause::Other);
+    }
+
+    /// Whether the client's WebSocket is joined to its session.
+    pub fn is_in(&self, who: usize) -> bool {
+        let attempt = &self.attempts[who];
+        let joined = |told: &Value| matches!(op(told), 2 | 9);
+        attempt.stay.is_some()
+            && attempt.shard.is_some()
+            && attempt.client.connection.is_some()
+            && attempt.client.told.iter().any(joined)
+    }
+
+    pub fn speaking(&mut self, who: usize, flags: u32) {
+        if let Some(serial) = self.attempts[who].stay.filter(|_| self.is_in(who)) {
+            let legacy = self.attempts[who].client.profile.version().boolean_speaking();
+            let said = if legacy { u32::from(flags != 0) } else { flags };
+            let stay = self.checkers.stays.get_mut(&serial).expect("a live session");
+            stay.said = Some(said);
+            self.say(who, |client| client.speaking(flags));
+        }
+    }
+
+    pub fn camera(&mut self, who: usize, on: bool) {
+        if let Some(serial) = self.attempts[who].stay.filter(|_| self.is_in(who)) {
+            let stay = self.checkers.stays.get_mut(&serial).expect("a live session");
+            stay.camera = on && stay.ssrcs.len() > 1 && stay.policy.permissions.video;
+            self.say(who, |client| client.camera(on));
+        }
+    }
+
+    // Datagrams.
+
+    /// A client moves to an address of its own that nobody had before.
+    pub fn rebind(&mut self, who: usize) {
+        let count = self.owners.len() as u32;
+        let address = SocketAddr::from((
+            Ipv4Addr::from(0x0A00_0000 | count >> 14),
+            10_000 + (count & 0x3FFF) as u16,
+        ));
+        let attempt = &mut self.attempts[who];
+        attempt.client.address = address;
+        self.owners.insert(address, who);
+    }
+
+    /// Seals a plain packet and sends it.
+    pub fn send_sealed(&mut self, who: usize, plain: &[u8]) {
+        let attempt = &mut self.attempts[who];
+        let agreed = attempt.client.agreed.last().expect("a key");
+        if let Some(suffix) = self.checkers.ambush(agreed).filter(|_| attempt.ambushes) {
+            let nonces = &mut attempt.client.profile.nonces;
+            let met = match nonces.little_endian {
+                true => u32::from_le_bytes(suffix),
+                false => u32::from_be_bytes(suffix),
+            };
+            nonces.counter = met.wrapping_add(self.dice.within(0..4) as u32);
+        }
+        let counter = attempt.client.profile.nonces.counter;
+        let bytes = attempt.client.seal(plain);
+        let agreed = attempt.client.agreed.last().expect("a key");
+        let sealed = self.checkers.sealed(agreed, counter, &bytes);
+        self.send(who, bytes, Some(sealed));
+    }
+
+    /// Sends a datagram to the shard that the client was told.
+    pub fn send(&mut self, who: usize, bytes: Vec<u8>, sealed: Option<Sealed>) {
+        let attempt = &self.attempts[who];
+        let to = self.control.shard_of(attempt.client.grant.channel);
+        let datagram = Datagram { from: attempt.client.address, to, bytes, sealed };
+        self.network.send(self.now, &mut self.dice, datagram);
+    }
+
+    fn arrive(&mut self) {
+        let Some(datagram) = self.network.take() else { return };
+        if self.overheard.len() == OVERHEARD_MAX {
+            self.overheard.remove(0);
+        }
+        self.overheard.push(datagram.clone());
+        self.deliver(datagram);
+    }
+
+    /// A datagram reaches its shard, and is accounted for.
+    pub fn deliver(&mut self, datagram: Datagram) {
+        let Datagram { from, to: index, mut bytes, sealed } = datagram;
+        let before = self.shards[index].counters().clone();
+        let clear = bytes.get(8..12).and_then(|ssrc| ssrc.first_chunk().copied());
+        let (now, egress) = (self.now, &mut self.egresses[index]);
+        self.shards[index].handle_datagram(now, Path::to(from), &mut bytes, egress);
+        let after = self.shards[index].counters().clone();
+        let reason = account(&before, &after);
+        if let Some(sealed) = sealed.filter(|_| reason.is_none_or(is_after_opening)) {
+            self.checkers.opened(sealed);
+        }
+        // The SSRC is clear even in a sealed packet.
+        let ssrc = clear.map(|ssrc| Ssrc(u32::from_be_bytes(ssrc)));
+        self.settle(index, Cause::Datagram);
+        let copies = std::mem::take(&mut self.checkers.copies);
+        assert_eq!(copies.len() as u64, after.forwarded - before.forwarded);
+        if after.opened == before.opened {
+            assert!(copies.is_empty(), "sent on what was not opened");
+            return;
+        }
+        let (sender, video) = self.checkers.sender(ssrc.expect("a packet of media"));
+        let others = self.checkers.members(self.checkers.stays[&sender].channel).count() as u64 - 1;
+        let drops = hearers_drops(&before, &after);
+        assert_eq!(copies.len() as u64 + drops, others, "copies: forwarded, or dropped once");
+        let late =
+            after.drops_for(DropReason::LateAfterGap) - before.drops_for(DropReason::LateAfterGap);
+        let due = self.checkers.hearers(sender, video);
+        assert_eq!(copies.len() as u64 + late, due.len() as u64, "whoever is due a packet gets it");
+    }
+
+    // Control.
+
+    /// Orders get under way.
+    pub fn dispatch(&mut self) {
+        for (index, command) in std::mem::take(&mut self.control.orders) {
+            self.queue(index, Deed::Command(command));
+        }
+    }
+
+    fn queue(&mut self, index: usize, deed: Deed) {
+        let delay = self.dice.millis(0..30);
+        // Every queue keeps its order.
+        let at = (self.now + delay).max(self.queues[index]);
+        self.queues[index] = at;
+        self.next += 1;
+        self.deeds.insert((at, self.next), (index, deed));
+    }
+
+    fn obey(&mut self) {
+        let Some((_, (index, deed))) = self.deeds.pop_first() else { return };
+        match deed {
+            Deed::Command(command) => self.command(index, command),
+            Deed::Arrival(arrival) => self.welcome(index, *arrival),
+        }
+    }
+
+    fn command(&mut self, index: usize, command: Command) {
+        let mut cause = Cause::Other;
+        if let Command::Update { serial, policy } = &command
+            && let Some(stay) = self.checkers.stays.get_mut(serial)
+        {
+            cause = Cause::Update(*serial);
+            stay.policy = (**policy).clone();
+            stay.camera &= policy.permissions.video;
+        }
+        let before = self.shards[index].counters().clone();
+        self.shards[index].handle_command(self.now, command, &mut self.egresses[index]);
+        let after = self.shards[index].counters().clone();
+        self.settle(index, cause);
+        let copies = std::mem::take(&mut self.checkers.copies).len();
+        let silences = std::mem::take(&mut self.checkers.silences);
+        assert_eq!((copies, before.opened), (silences, after.opened));
+        assert_eq!(copies as u64, after.forwarded - before.forwarded);
+        assert!(copies.is_multiple_of(5), "a burst of silence is five frames for each hearer");
+    }
+
+    fn welcome(&mut self, index: usize, arrival: Arrival) {
+        let id = arrival.connection.id();
+        let who = self.connections[&id];
+        self.shards[index].handle_arrival(self.now, arrival);
+        let attempt = &mut self.attempts[who];
+        let mine = attempt.client.connection == Some(id);
+        if mine {
+            attempt.shard = Some(index);
+        }
+        self.settle(index, Cause::Other);
+        let attempt = &mut self.attempts[who];
+        if let Some(code) = attempt.closing.take_if(|_| mine) {
+            self.hang_up(who, code);
+        }
+    }
+
+    // What shards want done.
+
+    fn settle(&mut self, index: usize, cause: Cause) {
+        while let Some(output) = self.shards[index].poll_output() {
+            self.carry(index, output);
+        }
+        self.emit(index, cause);
+        self.dispatch();
+        self.check_rosters();
+    }
+
+    fn carry(&mut self, index: usize, output: Output) {
+        match output {
+            Output::Frame { connection, frame } => {
+                if let Frame::Text(text) = &frame {
+                    self.mix(text.as_bytes());
+                }
+                let attempt = &mut self.attempts[self.connections[&connection]];
+                if attempt.client.connection == Some(connection) {
+                    attempt.client.hear(frame);
+                    self.outcome.told.extend(attempt.client.told.last().map(op));
+                    assert_eq!(attempt.client.misnumbered, 0, "numbers follow one another");
+                    self.learn_ssrcs(self.connections[&connection]);
+                }
+            }
+            Output::Close { connection, code, .. } => {
+                self.outcome.closed.insert(code.code());
+                let attempt = &mut self.attempts[self.connections[&connection]];
+                if attempt.client.connection == Some(connection) {
+                    attempt.client.connection = None;
+                    attempt.client.closed = Some(code.code());
+                }
+            }
+            Output::Move { to, arrival } => {
+                self.outcome.moved += 1;
+                let id = arrival.connection.id();
+                let attempt = &mut self.attempts[self.connections[&id]];
+                if attempt.client.connection == Some(id) {
+                    attempt.shard = None;
+                }
+                self.queue(to.index(), Deed::Arrival(arrival));
+            }
+            Output::Event(Event::Admission { connection, request, .. }) => {
+                if let Some(serial) = self.control.admit(index, connection, request) {
+                    self.admitted.insert(serial, self.connections[&connection]);
+                }
+            }
+            Output::Event(event) => self.note(event),
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        self.mix(format!("{event:?}").as_bytes());
+        match &event {
+            Event::Identified { serial } => {
+                let who = self.admitted[serial];
+                let live = &self.control.live[serial];
+                let attempt = &mut self.attempts[who];
+                attempt.stay = Some(*serial);
+                let stay = Stay {
+                    user: live.grant.user,
+                    channel: live.grant.channel,
+                    shard: live.shard,
+                    client: who,
+                    policy: live.told.clone(),
+                    said: None,
+                    camera: false,
+                    connected: false,
+                    ssrcs: Vec::new(),
+                    takes: Takes::of(&attempt.client.profile),
+                    sent_rtcp: false,
+                };
+                self.checkers.stays.insert(*serial, stay);
+                self.learn_ssrcs(who);
+            }
+            Event::Connected { serial, .. } => {
+                let stay = self.checkers.stays.get_mut(serial).expect("a live session");
+                assert!(!stay.connected, "connected twice");
+                stay.connected = true;
+            }
+            Event::Disconnected { serial, .. } => {
+                let who = self.admitted[serial];
+                self.checkers.ended(*serial);
+                let attempt = &mut self.attempts[who];
+                attempt.stay = attempt.stay.filter(|stay| stay != serial);
+            }
+            _ => {}
+        }
+        self.control.hear(&event);
+    }
+
+    /// A session's SSRCs are those that its client was told.
+    fn learn_ssrcs(&mut self, who: usize) {
+        let attempt = &self.attempts[who];
+        if let Some(stay) = attempt.stay.and_then(|serial| self.checkers.stays.get_mut(&serial)) {
+            stay.ssrcs = attempt.client.streams.iter().map(|stream| stream.ssrc).collect();
+        }
+    }
+
+    fn emit(&mut self, index: usize, cause: Cause) {
+        let flight = self.egresses[index].flight();
+        let sent: Vec<_> = flight
+            .chains()
+            .flatten()
+            .map(|outgoing| (outgoing.path.remote, outgoing.bytes.to_vec()))
+            .collect();
+        drop(flight);
+        for (to, bytes) in sent {
+            self.mix(&bytes);
+            // Answers to discovery and pings go to whoever asks.
+            if bytes[0] < 128 {
+                assert!(matches!(bytes.len(), 8 | 74) && matches!(cause, Cause::Datagram));
+                continue;
+            }
+            let who = *self.owners.get(&to).expect("media goes to members alone");
+            let attempt = &self.attempts[who];
+            let serial = attempt.stay.expect("nothing is sent to who has left");
+            let (heard, agreed) = attempt.client.open(&bytes).expect("sealed for this client");
+            self.checkers.emitted(cause, serial, agreed, &bytes, &heard);
+        }
+    }
+
+    /// Everyone who is connected knows exactly who is there, how they speak and whether they show
+    /// video.
+    fn check_rosters(&self) {
+        for (serial, stay) in &self.checkers.stays {
+            if !self.is_in(stay.client) {
+                continue;
+            }
+            let client = &self.attempts[stay.client].client;
+            let others: Vec<_> = self
+                .checkers
+                .members(stay.channel)
+                .filter(|(other, _)| other != serial)
+                .map(|(_, other)| other)
+                .collect();
+            let users = others.iter().map(|other| other.user);
+            let users: BTreeSet<_> = users.collect();
+            let known = client.roster.keys().copied().collect();
+            assert_eq!(users, known, "who is there, by {serial:?}");
+            for other in others {
+                let seen = &client.roster[&other.user];
+                assert_eq!(seen.video, other.camera, "the camera of {:?}", other.user);
+                if let Some(shown) = other.shown() {
+                    let legacy = client.profile.version().boolean_speaking();
+                    let shown = if legacy { u32::from(shown != 0) } else { shown };
+                    assert_eq!(seen.speaking, Some((other.ssrcs[0], shown)), "{:?}", other.user);
+                }
+            }
+        }
+    }
+
+    // The end.
+
+    /// Everyone goes, one way or another; nothing may be left of them.
+    fn finish(&mut self) {
+        self.network.heal();
+        self.advance(UNDER_WAY_MAX);
+        let drains = self.dice.percent(20);
+        for who in 0..self.attempts.len() {
+            match self.dice.within(0..3) {
+                _ if drains => {}
+                0 => self.attempts[who].frozen = true,
+                1 => self.hang_up(who, 1006),
+                _ => self.hang_up(who, 1000),
+            }
+        }
+        if drains {
+            for index in 0..self.shards.len() {
+                self.queue(index, Deed::Command(Command::Drain { code: CloseCode::ServerCrashed }));
+            }
+        }
+        for attempt in &mut self.attempts {
+            attempt.frozen = true;
+        }
+        self.advance(FOREVER);
+        assert!(self.checkers.stays.is_empty() && self.control.live.is_empty());
+        assert!(self.deeds.is_empty() && self.network.next().is_none());
+        for index in 0..self.shards.len() {
+            let shard = &mut self.shards[index];
+            let left = (shard.sessions(), shard.channels(), shard.connections());
+            assert_eq!(left, (0, 0, 0), "sessions, channels, connections left on {index}");
+            assert!(shard.poll_timeout().is_none() && shard.poll_output().is_none());
+            assert!(self.egresses[index].is_empty());
+            let noise = shard.counters().drops_for(DropReason::Noise);
+            for (count, &from) in self.owners.keys().enumerate() {
+                let (now, path) = (self.now, Path::to(from));
+                shard.handle_datagram(now, path, &mut [0xC9], &mut self.egresses[index]);
+                let counted = shard.counters().drops_for(DropReason::Noise) - noise;
+                assert_eq!(counted, count as u64 + 1, "{from} is still somebody's");
+            }
+        }
+    }
+
+    fn mix(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            let digest = &mut self.outcome.digest;
+            *digest = (*digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);
+        }
+    }
+}
+
+fn op(told: &Value) -> u64 {
+    told["op"].as_u64().expect("an opcode")
+}
+
+/// Every datagram is answered, opened or dropped for one reason of its own.
+fn account(before: &Counters, after: &Counters) -> Option<DropReason> {
+    let drops: Vec<_> = DropReason::ALL
+        .iter()
+        .filter(|reason| !reason.is_hearers())
+        .flat_map(|reason| {
+            let count = after.drops_for(*reason) - before.drops_for(*reason);
+            std::iter::repeat_n(*reason, count as usize)
+        })
+        .collect();
+    assert_eq!(after.packets_in - before.packets_in, 1);
+    let fine = after.answered - before.answered + after.opened - before.opened;
+    assert_eq!(fine + drops.len() as u64, 1, "accounted for once: {drops:?}");
+    drops.first().copied()
+}
+
+fn hearers_drops(before: &Counters, after: &Counters) -> u64 {
+    let hearers = DropReason::ALL.iter().filter(|reason| reason.is_hearers());
+    hearers.map(|reason| after.drops_for(*reason) - before.drops_for(*reason)).sum()
+}
+
+/// Whether a datagram dropped for this reason was found authentic and new before.
+fn is_after_opening(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::Muted
+            | DropReason::VideoNotAllowed
+            | DropReason::UnknownPayloadType
+            | DropReason::EmptyPayload
+            | DropReason::LateAfterCut
+            | DropReason::NoHearer
+            | DropReason::RtcpConsumed
+    )
+}
