@@ -378,9 +378,16 @@ impl World {
         if !self.restarts {
             return;
         }
-        if let Some(who) = self.someone_with_key() {
+        // Once for each key: two jumps may add up to a small one.
+        let fresh = |world: &Self, who: usize| {
+            let attempt = &world.attempts[who];
+            attempt.client.agreed.len() > attempt.restarted_under
+        };
+        if let Some(who) = self.someone(fresh) {
             let (jump, timestamp) = (self.dice.within(4_000..60_000), self.dice.next() as u32);
-            for stream in &mut self.attempts[who].client.streams {
+            let attempt = &mut self.attempts[who];
+            attempt.restarted_under = attempt.client.agreed.len();
+            for stream in &mut attempt.client.streams {
                 stream.seq = stream.seq.wrapping_add(jump as u16);
                 stream.timestamp = timestamp;
             }

@@ -44,6 +44,8 @@ pub struct Attempt {
     /// It neither speaks nor closes any more.
     pub frozen: bool,
     next_heartbeat: Instant,
+    /// How many keys it had when its streams last started again.
+    pub restarted_under: usize,
     /// It starts to count nonces where the server counts.
     ambushes: bool,
 }
@@ -268,6 +270,7 @@ impl World {
             closing: None,
             frozen: false,
             next_heartbeat: self.now,
+            restarted_under: 0,
             ambushes,
         });
         self.rebind(who);
