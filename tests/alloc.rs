@@ -100,7 +100,7 @@ fn opening_and_sealing_allocate_nothing_in_any_mode() {
 
 #[test]
 fn forwarding_voice_to_fifty_hearers_allocates_nothing() {
-    for mode in Mode::DEFAULT {
+    for mode in Mode::ALL {
         let mut rig = Rig::new();
         let speaker = rig.joined(1, 1, Profile { mode, ..Profile::default() });
         for user in 2..=51 {

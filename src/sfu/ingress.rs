@@ -117,20 +117,24 @@ impl Shard {
         if sighting != Sighting::Known || stranger.is_some() {
             self.bind(index, path, sighting);
         }
-        self.handle_media(now, index, stream_index, &bytes[opened.range], egress)
+        self.handle_media(now, index, stream_index, seq, &bytes[opened.range], egress)
     }
 
-    /// An authenticated packet of a session's own stream.
+    /// An authenticated packet of a session's own stream, number `seq`.
     fn handle_media(
         &mut self,
         now: Instant,
         index: SessionIndex,
         stream_index: usize,
+        seq: u16,
         plain: &[u8],
         egress: &mut Egress,
     ) -> Result<(), DropReason> {
         let session = &mut self.sessions[index.index()];
-        let packet = Packet::new(plain).ok_or(DropReason::Malformed)?;
+        let Some(packet) = Packet::new(plain) else {
+            session.streams[stream_index].source.withhold(seq);
+            return Err(DropReason::Malformed);
+        };
         let media = if stream_index == 0 {
             audible(session.may_speak(), packet.payload_type(), session.opus_payload_type())
         } else if session.may_show() && session.shows_video() {
@@ -146,7 +150,7 @@ impl Shard {
         });
         let flags = session.shown_speaking().unwrap_or(0) as u8;
         let stream = &mut session.streams[stream_index];
-        let (seq, timestamp) = (packet.seq(), packet.timestamp());
+        let timestamp = packet.timestamp();
         stream.reception.received(now, seq, timestamp);
         let (media, payload) = match media.and_then(|media| Ok((media, payload?))) {
             Ok(heard) => heard,

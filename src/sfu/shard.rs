@@ -327,7 +327,9 @@ impl Shard {
         for index in sessions {
             self.expel(now, index, code, DisconnectReason::Shutdown, false);
         }
-        let sockets: Vec<_> = self.sockets.keys().copied().collect();
+        let mut sockets: Vec<_> = self.sockets.keys().copied().collect();
+        // In the order they came, not the hash's: every run of one seed is alike.
+        sockets.sort_unstable();
         for id in sockets {
             self.close(now, id, code, "the server is stopping");
         }

@@ -112,11 +112,11 @@ impl Control {
         let (user, shard) = (live.grant.user, live.shard);
         self.tell(user);
         // On one shard the sessions of a user replace each other; across shards the older goes.
-        let mut older = self
+        let mut others = self
             .live
             .iter()
             .filter(|(_, live)| live.identified && live.grant.user == user && live.shard != shard);
-        let Some((&other, _)) = older.next_back() else { return };
+        let Some((&other, _)) = others.next_back() else { return };
         let going = other.min(serial);
         self.close(going, CloseCode::Disconnected, DisconnectReason::Replaced);
     }

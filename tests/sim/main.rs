@@ -15,7 +15,7 @@ use std::{
 
 use stentor::{metrics::DropReason, signalling::CloseCode};
 
-use crate::world::Outcome;
+use crate::settling::Outcome;
 
 mod actions;
 mod checkers;
@@ -24,6 +24,7 @@ mod client;
 mod control;
 mod dice;
 mod network;
+mod settling;
 mod world;
 
 /// Runs without `SIM_RUNS`: under a minute on two cores without optimisation.

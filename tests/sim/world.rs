@@ -2,7 +2,7 @@
 //! Carries everything to where it belongs, in the order of time, and has every step checked.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -13,16 +13,17 @@ use stentor::{
     egress::{Egress, Path},
     id::{ConnectionId, Serial, ShardId, Ssrc, UserId},
     metrics::{Counters, DropReason},
-    sfu::{Arrival, Command, Event, Output, Shard, ShardConfig},
+    sfu::{Arrival, Command, Shard, ShardConfig},
     signalling::{CloseCode, Frame},
 };
 
 use crate::{
-    checkers::{Cause, Checkers, Sealed, Stay, Takes},
+    checkers::{Cause, Checkers, Sealed},
     client::{Client, Grant, Nonces, Profile},
     control::{Control, Granted},
     dice::Dice,
     network::{Conditions, Datagram, Network, UNDER_WAY_MAX},
+    settling::{Outcome, op},
 };
 
 const RESUME_WINDOW: Duration = Duration::from_secs(60);
@@ -44,6 +45,8 @@ pub struct Attempt {
     /// It neither speaks nor closes any more.
     pub frozen: bool,
     next_heartbeat: Instant,
+    /// How many keys it had when its streams last started again.
+    pub restarted_under: usize,
     /// It starts to count nonces where the server counts.
     ambushes: bool,
 }
@@ -58,7 +61,7 @@ pub struct Person {
 }
 
 /// What is on its way to a shard through a queue.
-enum Deed {
+pub enum Deed {
     Command(Command),
     Arrival(Box<Arrival>),
 }
@@ -67,7 +70,7 @@ pub struct World {
     pub dice: Dice,
     pub now: Instant,
     pub shards: Vec<Shard>,
-    egresses: Vec<Egress>,
+    pub egresses: Vec<Egress>,
     pub control: Control,
     pub network: Network,
     pub checkers: Checkers,
@@ -76,40 +79,15 @@ pub struct World {
     deeds: BTreeMap<(Instant, u64), (usize, Deed)>,
     /// When the last deed of each queue arrives.
     queues: Vec<Instant>,
-    connections: HashMap<ConnectionId, usize>,
-    owners: BTreeMap<SocketAddr, usize>,
-    admitted: HashMap<Serial, usize>,
+    pub connections: HashMap<ConnectionId, usize>,
+    pub owners: BTreeMap<SocketAddr, usize>,
+    pub admitted: HashMap<Serial, usize>,
     /// Datagrams that have arrived, for whoever listens on the way.
     pub overheard: Vec<Datagram>,
     /// Whether sources may start again under their key; then nothing old comes twice.
     pub restarts: bool,
     next: u64,
-    outcome: Outcome,
-}
-
-/// What came of a run.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// Everything that was said, told and sent, mixed into one number.
-    pub digest: u64,
-    /// Of all shards.
-    pub counters: Counters,
-    /// Close codes that were sent.
-    pub closed: BTreeSet<u16>,
-    /// Opcodes that were told.
-    pub told: BTreeSet<u64>,
-    /// Connections that moved between shards.
-    pub moved: u64,
-}
-
-impl Outcome {
-    /// Takes another run's into this one.
-    pub fn add(&mut self, other: Outcome) {
-        self.counters += &other.counters;
-        self.closed.extend(other.closed);
-        self.told.extend(other.told);
-        self.moved += other.moved;
-    }
+    pub outcome: Outcome,
 }
 
 /// One run.
@@ -268,6 +246,7 @@ impl World {
             closing: None,
             frozen: false,
             next_heartbeat: self.now,
+            restarted_under: 0,
             ambushes,
         });
         self.rebind(who);
@@ -428,7 +407,7 @@ impl World {
         }
     }
 
-    fn queue(&mut self, index: usize, deed: Deed) {
+    pub fn queue(&mut self, index: usize, deed: Deed) {
         let delay = self.dice.millis(0..30);
         // Every queue keeps its order.
         let at = (self.now + delay).max(self.queues[index]);
@@ -481,158 +460,6 @@ impl World {
         }
     }
 
-    // What shards want done.
-
-    fn settle(&mut self, index: usize, cause: Cause) {
-        while let Some(output) = self.shards[index].poll_output() {
-            self.carry(index, output);
-        }
-        self.emit(index, cause);
-        self.dispatch();
-        self.check_rosters();
-    }
-
-    fn carry(&mut self, index: usize, output: Output) {
-        match output {
-            Output::Frame { connection, frame } => {
-                if let Frame::Text(text) = &frame {
-                    self.mix(text.as_bytes());
-                }
-                let attempt = &mut self.attempts[self.connections[&connection]];
-                if attempt.client.connection == Some(connection) {
-                    attempt.client.hear(frame);
-                    self.outcome.told.extend(attempt.client.told.last().map(op));
-                    assert_eq!(attempt.client.misnumbered, 0, "numbers follow one another");
-                    self.learn_ssrcs(self.connections[&connection]);
-                }
-            }
-            Output::Close { connection, code, .. } => {
-                self.outcome.closed.insert(code.code());
-                let attempt = &mut self.attempts[self.connections[&connection]];
-                if attempt.client.connection == Some(connection) {
-                    attempt.client.connection = None;
-                    attempt.client.closed = Some(code.code());
-                }
-            }
-            Output::Move { to, arrival } => {
-                self.outcome.moved += 1;
-                let id = arrival.connection.id();
-                let attempt = &mut self.attempts[self.connections[&id]];
-                if attempt.client.connection == Some(id) {
-                    attempt.shard = None;
-                }
-                self.queue(to.index(), Deed::Arrival(arrival));
-            }
-            Output::Event(Event::Admission { connection, request, .. }) => {
-                if let Some(serial) = self.control.admit(index, connection, request) {
-                    self.admitted.insert(serial, self.connections[&connection]);
-                }
-            }
-            Output::Event(event) => self.note(event),
-        }
-    }
-
-    fn note(&mut self, event: Event) {
-        self.mix(format!("{event:?}").as_bytes());
-        match &event {
-            Event::Identified { serial } => {
-                let who = self.admitted[serial];
-                let live = &self.control.live[serial];
-                let attempt = &mut self.attempts[who];
-                attempt.stay = Some(*serial);
-                let stay = Stay {
-                    user: live.grant.user,
-                    channel: live.grant.channel,
-                    shard: live.shard,
-                    client: who,
-                    policy: live.told.clone(),
-                    said: None,
-                    camera: false,
-                    connected: false,
-                    ssrcs: Vec::new(),
-                    takes: Takes::of(&attempt.client.profile),
-                    sent_rtcp: false,
-                };
-                self.checkers.stays.insert(*serial, stay);
-                self.learn_ssrcs(who);
-            }
-            Event::Connected { serial, .. } => {
-                let stay = self.checkers.stays.get_mut(serial).expect("a live session");
-                assert!(!stay.connected, "connected twice");
-                stay.connected = true;
-            }
-            Event::Disconnected { serial, .. } => {
-                let who = self.admitted[serial];
-                self.checkers.ended(*serial);
-                let attempt = &mut self.attempts[who];
-                attempt.stay = attempt.stay.filter(|stay| stay != serial);
-            }
-            _ => {}
-        }
-        self.control.hear(&event);
-    }
-
-    /// A session's SSRCs are those that its client was told.
-    fn learn_ssrcs(&mut self, who: usize) {
-        let attempt = &self.attempts[who];
-        if let Some(stay) = attempt.stay.and_then(|serial| self.checkers.stays.get_mut(&serial)) {
-            stay.ssrcs = attempt.client.streams.iter().map(|stream| stream.ssrc).collect();
-        }
-    }
-
-    fn emit(&mut self, index: usize, cause: Cause) {
-        let flight = self.egresses[index].flight();
-        let sent: Vec<_> = flight
-            .chains()
-            .flatten()
-            .map(|outgoing| (outgoing.path.remote, outgoing.bytes.to_vec()))
-            .collect();
-        drop(flight);
-        for (to, bytes) in sent {
-            self.mix(&bytes);
-            // Answers to discovery and pings go to whoever asks.
-            if bytes[0] < 128 {
-                assert!(matches!(bytes.len(), 8 | 74) && matches!(cause, Cause::Datagram));
-                continue;
-            }
-            let who = *self.owners.get(&to).expect("media goes to members alone");
-            let attempt = &self.attempts[who];
-            let serial = attempt.stay.expect("nothing is sent to who has left");
-            let (heard, agreed) = attempt.client.open(&bytes).expect("sealed for this client");
-            self.checkers.emitted(cause, serial, agreed, &bytes, &heard);
-        }
-    }
-
-    /// Everyone who is connected knows exactly who is there, how they speak and whether they show
-    /// video.
-    fn check_rosters(&self) {
-        for (serial, stay) in &self.checkers.stays {
-            if !self.is_in(stay.client) {
-                continue;
-            }
-            let client = &self.attempts[stay.client].client;
-            let others: Vec<_> = self
-                .checkers
-                .members(stay.channel)
-                .filter(|(other, _)| other != serial)
-                .map(|(_, other)| other)
-                .collect();
-            let users = others.iter().map(|other| other.user);
-            let users: BTreeSet<_> = users.collect();
-            let known = client.roster.keys().copied().collect();
-            assert_eq!(users, known, "who is there, by {serial:?}");
-            for other in others {
-                let seen = &client.roster[&other.user];
-                assert_eq!(seen.video, other.camera, "the camera of {:?}", other.user);
-                if let Some(shown) = other.shown() {
-                    let legacy = client.profile.version().boolean_speaking();
-                    let shown = if legacy { u32::from(shown != 0) } else { shown };
-                    assert_eq!(seen.speaking, Some((other.ssrcs[0], shown)), "{:?}", other.user);
-                }
-            }
-        }
-    }
-
     // The end.
 
     /// Everyone goes, one way or another; nothing may be left of them.
@@ -674,17 +501,6 @@ impl World {
             }
         }
     }
-
-    fn mix(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            let digest = &mut self.outcome.digest;
-            *digest = (*digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);
-        }
-    }
-}
-
-fn op(told: &Value) -> u64 {
-    told["op"].as_u64().expect("an opcode")
 }
 
 /// Every datagram is answered, opened or dropped for one reason of its own.

@@ -85,7 +85,6 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("src/signalling/client_tests.rs", 887),
     ("tests/control.rs", 841),
     ("tests/ring.rs", 625),
-    ("tests/sim/world.rs", 723),
 ];
 
 /// Longest line, characters.
