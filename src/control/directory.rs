@@ -124,6 +124,31 @@ mod tests {
     }
 
     #[test]
+    fn a_full_channel_has_no_place_and_others_on_its_shard_have() {
+        let mut directory = Directory::new(1);
+        for serial in 0..CHANNEL_SESSIONS_MAX as u64 {
+            assert!(directory.has_place(ChannelId(1)));
+            enter(&mut directory, 1, serial);
+        }
+        assert!(!directory.has_place(ChannelId(1)));
+        assert!(directory.has_place(ChannelId(2)));
+        directory.leave(ChannelId(1), Serial(0));
+        assert!(directory.has_place(ChannelId(1)));
+    }
+
+    #[test]
+    fn a_full_shard_has_no_place_and_a_new_channel_goes_to_another() {
+        let mut directory = Directory::new(2);
+        enter(&mut directory, 1, 0);
+        enter(&mut directory, 2, 1);
+        directory.loads[0].sessions = SHARD_SESSIONS_MAX;
+        assert!(!directory.has_place(ChannelId(1)));
+        assert!(directory.has_place(ChannelId(2)) && directory.has_place(ChannelId(3)));
+        directory.loads[1].sessions = SHARD_SESSIONS_MAX;
+        assert!(!directory.has_place(ChannelId(2)) && !directory.has_place(ChannelId(3)));
+    }
+
+    #[test]
     fn an_empty_channel_leaves_nothing_behind() {
         let mut directory = Directory::new(2);
         enter(&mut directory, 1, 1);

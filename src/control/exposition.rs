@@ -119,7 +119,8 @@ fn render(shards: &[Option<ShardReport>], control: &ControlNumbers) -> String {
         }
     }
     let name = "stentor_limited_total";
-    page.family(name, Kind::Counter, "Connections refused or cut, by the limit that did it.");
+    let help = "Connections refused or cut, and reports dropped, by the limit that did it.";
+    page.family(name, Kind::Counter, help);
     for shard in &answering {
         for (limit, count) in &shard.limited {
             page.sample(name, &[("shard", &shard.shard), ("limit", limit)], *count);

@@ -38,7 +38,7 @@ const LATENCY_SAMPLE: u64 = 16;
 /// The code of a connection that ended without a close frame (RFC 6455 §7.4.1).
 pub const BROKEN: u16 = 1006;
 
-/// What cut or refused a connection, for `limited` in the report.
+/// What cut or refused a connection, or dropped a report, for `limited` in the report.
 #[derive(Debug, Clone, Copy)]
 pub enum Limit {
     /// Too many from one address.
@@ -55,10 +55,12 @@ pub enum Limit {
     Accept,
     /// A queue between threads was full.
     QueueFull,
+    /// Control did not take its reports: those that may go are gone.
+    ControlBacklog,
 }
 
 /// The metrics labels of [`Limit`], in its order.
-const LIMITS: [&str; 7] = [
+const LIMITS: [&str; 8] = [
     "connections_per_address",
     "handshakes",
     "handshake_timeout",
@@ -66,6 +68,7 @@ const LIMITS: [&str; 7] = [
     "slow_reader",
     "accept",
     "queue_full",
+    "control_backlog",
 ];
 
 /// One core's state.
@@ -300,9 +303,12 @@ impl Core {
         // adds beyond that may go.
         let excess = backlog.len().saturating_sub(CONTROL_BACKLOG_MAX);
         if excess > 0 {
+            let before = backlog.len();
             backlog.retain(|news| {
                 !matches!(news, News::Event(Event::Speaking { .. } | Event::Video { .. }))
             });
+            let lost = (before - backlog.len()) as u64;
+            self.limited.borrow_mut()[Limit::ControlBacklog as usize] += lost;
         }
     }
 
@@ -393,3 +399,7 @@ fn seed() -> [u8; 32] {
     getrandom::fill(&mut seed).expect("the kernel gives random bytes once it has booted");
     seed
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

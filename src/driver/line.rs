@@ -84,3 +84,32 @@ impl Line {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(bytes: usize) -> Frame {
+        Frame::Binary(vec![0; bytes])
+    }
+
+    #[test]
+    fn what_is_never_read_is_bounded_and_then_dropped_with_its_connection() {
+        let line = Line::default();
+        assert!(line.push(frame(OUTBOX_BYTES_MAX - 1)));
+        assert!(line.push(frame(1)), "what fits exactly is kept");
+        assert!(!line.push(frame(1)));
+        assert!(line.take_frame().is_none(), "nobody is going to read it");
+        assert!(matches!(line.take_departure(), Some(Departure::Drop)));
+    }
+
+    #[test]
+    fn what_has_been_written_makes_room() {
+        let line = Line::default();
+        for _ in 0..3 {
+            assert!(line.push(frame(OUTBOX_BYTES_MAX)));
+            assert_eq!(line.take_frame().map(|frame| frame.len()), Some(OUTBOX_BYTES_MAX));
+        }
+        assert!(line.take_departure().is_none());
+    }
+}

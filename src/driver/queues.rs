@@ -72,7 +72,8 @@ pub struct ShardReport {
     pub channels: u64,
     /// Open WebSockets.
     pub connections: u64,
-    /// Connections refused or cut, by the limit that did it (metrics label `limit`).
+    /// Connections refused or cut, and reports dropped, by the limit that did it (metrics label
+    /// `limit`).
     pub limited: Vec<(&'static str, u64)>,
     /// Times it lost its state to a defect.
     pub restarts: u64,

@@ -23,6 +23,7 @@ use crate::{
     control::{ControlError, ControlThread},
     crypto::Mode,
     id::ShardId,
+    limits::HANDSHAKES_MAX,
     ring::{RingConfig, RingError, socket},
     sfu::ShardConfig,
 };
@@ -137,6 +138,7 @@ impl Server {
                 tls: tls.clone(),
                 plaintext: config.gateway.plaintext,
                 turnstile: turnstile.clone(),
+                handshakes_max: HANDSHAKES_MAX,
                 inbox,
                 to_control: to_control.clone(),
                 shards: senders.clone(),

@@ -27,7 +27,6 @@ use super::{
 };
 use crate::{
     config::Plaintext,
-    limits::HANDSHAKES_MAX,
     ring::{Ring, RingConfig, fd},
     sfu::ShardConfig,
 };
@@ -73,6 +72,8 @@ pub struct ShardThread {
     pub plaintext: Plaintext,
     /// Connections by address, over all shards.
     pub turnstile: Arc<Turnstile>,
+    /// [`HANDSHAKES_MAX`](crate::limits::HANDSHAKES_MAX); a field so that a test can reach it.
+    pub handshakes_max: usize,
     /// What comes from control and other shards.
     pub inbox: Receiver<ToShard>,
     /// Where reports go.
@@ -280,7 +281,7 @@ async fn accept(
             core.limit(Limit::ConnectionsPerAddress);
             continue;
         };
-        if Rc::strong_count(&handshakes) > HANDSHAKES_MAX {
+        if Rc::strong_count(&handshakes) > thread.handshakes_max {
             core.limit(Limit::Handshakes);
             continue;
         }
@@ -318,3 +319,7 @@ pub fn placements(shards: usize) -> Vec<Option<usize>> {
     cpus.sort_unstable();
     (0..shards).map(|shard| cpus.get(shard).copied()).collect()
 }
+
+#[cfg(test)]
+#[path = "shard_tests.rs"]
+mod tests;

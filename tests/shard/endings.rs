@@ -6,7 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stentor::{
     id::ChannelId,
-    limits::{CHANNEL_SESSIONS_MAX, HEARTBEAT_TIMEOUT, IDENTIFY_TIMEOUT, MESSAGE_BURST_MAX},
+    limits::{
+        CHANNEL_SESSIONS_MAX, HEARTBEAT_TIMEOUT, IDENTIFY_TIMEOUT, MESSAGE_BURST_MAX,
+        SHARD_SESSIONS_MAX,
+    },
     sfu::{Command, DisconnectReason, E2ee, Event},
     signalling::{CloseCode, Frame},
 };
@@ -326,6 +329,27 @@ fn a_channel_is_full_at_its_bound() {
     let elsewhere = rig.client(Grant::new(2, 2), Profile::default());
     rig.identify(elsewhere);
     assert_eq!(rig.clients[elsewhere].closed, None);
+}
+
+#[test]
+fn a_shard_is_full_at_its_bound_but_not_for_who_is_in_it() {
+    let mut rig = Rig::new();
+    for user in 0..SHARD_SESSIONS_MAX as u64 {
+        let who = rig.client(Grant::new(user, user), Profile::legacy());
+        rig.identify(who);
+        rig.hang_up(who, 1006);
+        rig.clients.clear();
+    }
+    assert_eq!(rig.shard.sessions(), SHARD_SESSIONS_MAX);
+    rig.forget();
+    let late = rig.client(Grant::new(1_000_000, 1_000_000), Profile::default());
+    rig.identify(late);
+    assert_eq!(rig.clients[late].closed, Some(4014));
+    assert_eq!(ending(&rig).1, 4014);
+    let again = rig.client(Grant::new(5, 5), Profile::default());
+    rig.identify(again);
+    assert_eq!(rig.clients[again].closed, None, "its old session makes room");
+    assert_eq!(rig.shard.sessions(), SHARD_SESSIONS_MAX);
 }
 
 #[test]

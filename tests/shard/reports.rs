@@ -229,6 +229,33 @@ fn lost_packets_are_asked_for_by_the_senders_own_numbers() {
 }
 
 #[test]
+fn a_compound_is_read_up_to_its_32nd_report() {
+    let (mut rig, a, b, _, video) = watched();
+    let ssrc = rig.clients[b].ssrc();
+    let pli = written(|out| write_pli(out, ssrc, video));
+    for (before, passed) in [(32, 0), (31, 1)] {
+        report(&mut rig, b, &[receiver_report(ssrc, &[]).repeat(before), pli.clone()].concat());
+        assert_eq!(compounds(&mut rig, a).len(), passed, "{before} reports before it");
+    }
+}
+
+#[test]
+fn one_nack_has_at_most_128_packets_sent_again() {
+    let (mut rig, a, b, _, video) = watched();
+    let ssrc = rig.clients[b].ssrc();
+    // In one piece, and so scattered that each takes an entry of its own.
+    for step in [1, 17] {
+        let lost = (0..200).map(|n| n * step);
+        let nack = written(|out| write_nack(out, ssrc, video, lost.clone()));
+        report(&mut rig, b, &feedback(ssrc, nack));
+        let requests = compounds(&mut rig, a);
+        let all: Vec<_> = requests.iter().flat_map(|request| reports(request)).collect();
+        let [Report::ReceiverReport(_), Report::Nack(nack)] = &all[..] else { panic!("{all:?}") };
+        assert!(nack.lost().eq(lost.take(128)), "{step} apart");
+    }
+}
+
+#[test]
 fn rtcp_proves_no_address() {
     let mut rig = Rig::new();
     let (a, b) = (rig.speaker(1, 10), rig.speaker(1, 11));

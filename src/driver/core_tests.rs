@@ -1,0 +1,56 @@
+//! A core without its thread: what it keeps for a control that does not listen.
+
+use super::*;
+use crate::{
+    crypto::Mode,
+    id::Serial,
+    ring::{RingConfig, socket},
+};
+
+/// A shard's core whose reports go to `to_control`.
+fn core(to_control: Sender<ToControl>) -> Core {
+    let config = ShardConfig {
+        id: ShardId(0),
+        modes: Mode::ALL.to_vec(),
+        public_ip: [127, 0, 0, 1].into(),
+        public_port: 50_000,
+        resume_window: std::time::Duration::from_secs(60),
+        speaking_events: true,
+    };
+    let local = ([127, 0, 0, 1], 0).into();
+    let socket = socket::open(local, socket::SocketBuffers::default()).expect("a socket");
+    let ring = Ring::new(&RingConfig::default(), socket).expect("a ring");
+    Core::new(config, ring, 0, to_control, Vec::new(), 0)
+}
+
+fn identified(serial: u64) -> News {
+    News::Event(Event::Identified { serial: Serial(serial) })
+}
+
+#[test]
+fn a_control_that_does_not_listen_loses_who_speaks_and_never_who_came_and_went() {
+    let (to_control, control) = async_channel::bounded(1);
+    let core = core(to_control);
+    let lost = |core: &Core| core.limited.borrow()[Limit::ControlBacklog as usize];
+    core.tell_control(identified(0));
+    core.tell_control(identified(1));
+    for flags in 1..CONTROL_BACKLOG_MAX {
+        let (serial, flags) = (Serial(1), flags as u32 % 2);
+        core.tell_control(News::Event(Event::Speaking { serial, flags }));
+    }
+    assert_eq!((core.backlog.borrow().len(), lost(&core)), (CONTROL_BACKLOG_MAX, 0), "all fits");
+    core.tell_control(News::Event(Event::Video { serial: Serial(1), active: true }));
+    assert_eq!((core.backlog.borrow().len(), lost(&core)), (1, CONTROL_BACKLOG_MAX as u64));
+    core.tell_control(identified(2));
+
+    let mut heard = Vec::new();
+    while let Ok(ToControl { news: News::Event(Event::Identified { serial }), .. }) =
+        control.try_recv()
+    {
+        heard.push(serial.0);
+        core.drain_backlog();
+    }
+    assert_eq!(heard, [0, 1, 2]);
+    let limited = core.inspect(false).limited;
+    assert!(limited.contains(&("control_backlog", CONTROL_BACKLOG_MAX as u64)), "{limited:?}");
+}
