@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use stentor::{
-    id::ChannelId,
+    id::{ChannelId, ServerId},
     limits::{
         CHANNEL_SESSIONS_MAX, HEARTBEAT_TIMEOUT, IDENTIFY_TIMEOUT, MESSAGE_BURST_MAX,
         SHARD_SESSIONS_MAX,
@@ -334,15 +334,17 @@ fn a_channel_is_full_at_its_bound() {
 #[test]
 fn a_shard_is_full_at_its_bound_but_not_for_who_is_in_it() {
     let mut rig = Rig::new();
-    for user in 0..SHARD_SESSIONS_MAX as u64 {
-        let who = rig.client(Grant::new(user, user), Profile::legacy());
+    // Each in a channel of its own, and of two servers for want of ports to tell clients apart.
+    for n in 0..SHARD_SESSIONS_MAX as u64 {
+        let grant = Grant { server: ServerId(1 + n / 50_000), ..Grant::new(n, n % 50_000) };
+        let who = rig.client(grant, Profile::legacy());
         rig.identify(who);
         rig.hang_up(who, 1006);
         rig.clients.clear();
     }
     assert_eq!(rig.shard.sessions(), SHARD_SESSIONS_MAX);
     rig.forget();
-    let late = rig.client(Grant::new(1_000_000, 1_000_000), Profile::default());
+    let late = rig.client(Grant::new(1_000_000, 50_000), Profile::default());
     rig.identify(late);
     assert_eq!(rig.clients[late].closed, Some(4014));
     assert_eq!(ending(&rig).1, 4014);
