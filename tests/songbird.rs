@@ -369,7 +369,9 @@ impl EventHandler for Ear {
                     heard.users.insert(speaking.ssrc, user.0);
                 }
             }
-            EventContext::VoiceTick(tick) => {
+            EventContext::VoiceTick(tick) =>
+            {
+                #[expect(clippy::iter_over_hash_type, reason = "each speaker has its own list")]
                 for (ssrc, voice) in &tick.speaking {
                     if let Some(samples) = &voice.decoded_voice {
                         let left = samples.iter().step_by(2).copied().collect();

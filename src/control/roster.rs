@@ -105,6 +105,7 @@ impl Roster {
 
     /// The sessions of one shard, oldest first.
     pub(super) fn on(&self, shard: ShardId) -> Vec<Serial> {
+        #[expect(clippy::disallowed_methods, reason = "sorted below")]
         let there = self.sessions.iter().filter(|(_, live)| live.shard == shard);
         let mut serials: Vec<Serial> = there.map(|(serial, _)| *serial).collect();
         serials.sort_unstable();

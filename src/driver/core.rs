@@ -348,6 +348,11 @@ impl Core {
         *self.before.borrow_mut() += lost.counters();
         // Dropping what broke may break again; nothing depends on it any more.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(lost)));
+        #[expect(
+            clippy::disallowed_methods,
+            clippy::iter_over_hash_type,
+            reason = "each has its own socket: the order shows nowhere"
+        )]
         for (_, line) in self.lines.borrow_mut().drain() {
             line.depart(Departure::Close(CloseCode::ServerCrashed, "a defect; please resume"));
         }

@@ -327,6 +327,7 @@ impl Shard {
         for index in sessions {
             self.expel(now, index, code, DisconnectReason::Shutdown, false);
         }
+        #[expect(clippy::disallowed_methods, reason = "sorted below")]
         let mut sockets: Vec<_> = self.sockets.keys().copied().collect();
         // In the order they came, not the hash's: every run of one seed is alike.
         sockets.sort_unstable();

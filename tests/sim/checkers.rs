@@ -236,6 +236,7 @@ impl Checkers {
     /// Where the next nonce of the server is to be met, if the client has used none yet.
     pub fn ambush(&self, agreed: &Agreed) -> Option<[u8; 4]> {
         let usage = self.keys.get(&agreed.key).filter(|usage| usage.theirs.is_empty())?;
+        #[expect(clippy::disallowed_methods, reason = "there is one greatest, whatever the order")]
         let (last, _) = usage.ours.iter().max_by_key(|(_, index)| **index)?;
         last.last_chunk().copied()
     }
