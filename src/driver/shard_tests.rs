@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Longest wait for anything that must happen.
-const WAIT: Duration = Duration::from_secs(20);
+const WAIT: Duration = Duration::from_secs(30);
 
 /// Of the kernel's buffers on either side of a connection: little, so that what the server keeps is
 /// what counts.
@@ -149,6 +149,16 @@ impl Played {
         client.expect(2);
         assert!(matches!(self.hear(), Event::Identified { serial } if serial.0 == user));
         client
+    }
+
+    /// Has everyone else in the channel told 4,096 times of a change of this session; gives a
+    /// lower bound of the bytes that makes for each of them.
+    fn chatter(&self, serial: u64) -> usize {
+        for flags in 1..=4_096 {
+            let policy = Box::new(Policy { flags, ..Policy::default() });
+            self.tell(ToShard::Command(Command::Update { serial: Serial(serial), policy }));
+        }
+        4_096 * br#"{"op":18,"d":{"user_id":"10","flags":1}}"#.len()
     }
 
     /// Whether a WebSocket can be opened.
@@ -298,28 +308,34 @@ fn who_must_move_to_a_shard_whose_queue_is_full_is_told_to_come_back() {
 
 #[test]
 fn who_does_not_read_is_waited_for_up_to_the_outbox_and_then_cut() {
-    const BATCH: u32 = 4_096;
     let shard = Played::start(|_| {});
     let _talker = shard.joined(10);
     let mut slow = shard.joined(11);
-    let mut batches = 0;
+    let mut told = 0;
     wait_until("the slow reader is cut", || {
-        // Each is told to the other, with a number and an opcode: 40 bytes and more.
-        for flags in 1..=BATCH {
-            let policy = Box::new(Policy { flags, ..Policy::default() });
-            shard.tell(ToShard::Command(Command::Update { serial: Serial(10), policy }));
-        }
-        batches += 1;
+        told += shard.chatter(10);
         shard.limited("slow_reader") > 0
     });
-    let told = batches * BATCH as usize;
-    assert!(told * 40 > OUTBOX_BYTES_MAX / 2, "cut after {told} messages");
+    assert!(told > OUTBOX_BYTES_MAX / 2, "cut after {told} bytes");
     let report = shard.report();
     assert_eq!((report.connections, report.sessions), (1, 2), "its session may resume");
     let mut rest = Vec::new();
     let ended = slow.0.get_mut().read_to_end(&mut rest);
     assert!(ended.is_ok_and(|read| read < OUTBOX_BYTES_MAX), "what was kept for it is gone");
     assert_eq!(shard.limited("slow_reader"), 1);
+}
+
+#[test]
+fn who_does_not_read_for_the_time_of_a_write_is_cut_however_little_waits() {
+    let shard = Played::start(|_| {});
+    let _talker = shard.joined(10);
+    let _slow = shard.joined(11);
+    // More than the kernel takes, and far less than the outbox.
+    let told: usize = (0..4).map(|_| shard.chatter(10)).sum();
+    assert!((8 * KERNEL_BYTES..OUTBOX_BYTES_MAX / 2).contains(&told), "{told} bytes");
+    wait_until("the slow reader is cut", || shard.limited("slow_reader") == 1);
+    wait_until("it is gone", || shard.report().connections == 1);
+    assert_eq!(shard.report().sessions, 2, "its session may resume");
 }
 
 #[test]

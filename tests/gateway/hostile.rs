@@ -2,7 +2,7 @@
 //! answer its limit names, and everyone else notices nothing.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
 };
 
@@ -17,6 +17,7 @@ use crate::{
         gateway::{Door, End, Gateway},
         media::Media,
         server::Server,
+        wait_until,
     },
 };
 
@@ -116,11 +117,12 @@ fn what_is_half_sent_is_let_go_in_time() {
         assert!(
             ended
                 .as_ref()
-                .map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionReset, |_| true),
+                .map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |_| true),
             "{ended:?} {rest:?}"
         );
     }
     assert_eq!(gateway.closed(), 4003);
+    assert_eq!(limited(&server, "handshake_timeout"), halves.len() as f64);
     bystanders.notice_nothing();
 }
 
@@ -148,6 +150,7 @@ fn what_is_not_http_is_let_go() {
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(!answer.contains("101"), "{answer}");
     }
+    assert_eq!(limited(&server, "handshake_failed"), talks.len() as f64);
     bystanders.notice_nothing();
 }
 
@@ -233,12 +236,13 @@ fn a_client_that_never_reads_and_asks_for_ever_is_cut_off() {
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
     )
     .unwrap();
-    // WebSocket pings, 125 bytes each, are answered in kind.
+    // WebSocket pings, 125 bytes each, are answered in kind and count as messages.
     let mut ping = vec![0x89, 0xfd, 0, 0, 0, 0];
     ping.resize(6 + 125, b'p');
     let burst = ping.repeat(100);
-    let gone = (0..4_000).any(|_| tcp.write_all(&burst).is_err());
-    assert!(gone, "52 MB of pings without reading one answer");
+    let end = (0..4_000).find_map(|_| tcp.write_all(&burst).err());
+    let end = end.expect("52 MB of pings without reading one answer").kind();
+    assert!(matches!(end, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{end:?}");
     bystanders.notice_nothing();
 }
 
@@ -257,10 +261,16 @@ fn connections_beyond_the_limit_of_an_address_are_refused_and_free_places_are_gi
     for _ in 0..50 {
         assert!(!is_served(server.gateway()), "the ninth connection");
     }
+    assert_eq!(limited(&server, "connections_per_address"), 50.0);
     bystanders.notice_nothing();
     fill.pop().expect("one of six").leave(1000);
-    crate::support::wait_until("the free place is given again", || is_served(server.gateway()));
+    wait_until("the free place is given again", || is_served(server.gateway()));
     bystanders.notice_nothing();
+}
+
+/// Connections that this limit refused or cut.
+fn limited(server: &Server, limit: &str) -> f64 {
+    server.metrics().sum(&["stentor_limited_total", &format!("limit=\"{limit}\"")])
 }
 
 /// Whether a WebSocket can be opened there.
