@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Longest wait for anything that must happen.
-const WAIT: Duration = Duration::from_secs(30);
+const WAIT: Duration = Duration::from_secs(60);
 
 /// Of the kernel's buffers on either side of a connection: little, so that what the server keeps is
 /// what counts.
