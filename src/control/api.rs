@@ -56,7 +56,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(middleware::from_fn(bound))
+        .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, bound))
         .with_state(node)
 }
 
@@ -153,14 +153,18 @@ fn shows_secret(headers: &HeaderMap, secret: &Secret) -> bool {
 
 /// Keeps what a caller may cost within bounds: an announced body that is too long is not waited
 /// for, and nothing is waited for too long.
-async fn bound(request: Request, next: Next) -> Response {
+pub(super) async fn bound(
+    State(timeout): State<Duration>,
+    request: Request,
+    next: Next,
+) -> Response {
     let announced = request.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
         let message = format!("a body has at most {BODY_BYTES_MAX} bytes");
         return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message).into_response();
     }
-    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+    match tokio::time::timeout(timeout, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
             let message = "the request took too long";

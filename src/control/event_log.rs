@@ -324,4 +324,19 @@ mod tests {
         assert_eq!(log.read(3, 10), Next::Lagged { resume_at: 4 });
         assert_eq!(read(&log, 4)[0], 4);
     }
+
+    #[test]
+    fn what_is_kept_is_bounded_in_bytes_too() {
+        let log = EventLog::new(1);
+        let viewer_ids = vec![UserId(u64::MAX); 100_000];
+        let what = Occurrence::StreamViewers { place: subject().place, viewer_ids };
+        let event = PublicEvent { at: at(0), what };
+        let bytes = serde_json::to_string(&event).unwrap().len();
+        let kept = EVENT_BYTES_KEPT_MAX / bytes;
+        for _ in 0..=kept {
+            log.publish(&event);
+        }
+        assert_eq!(log.read(1, 1), Next::Lagged { resume_at: 2 });
+        assert!(log.lock().bytes <= EVENT_BYTES_KEPT_MAX);
+    }
 }

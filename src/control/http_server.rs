@@ -30,9 +30,21 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Pause after a failed accept, which means that something is used up.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until the node has finished.
+/// What connections may cost; a value so that a test can reach it.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    connections_max: usize,
+    head_timeout: Duration,
+}
+
+/// Serves until the node has finished. Connections beyond the most at once wait for a place.
 pub(crate) async fn serve(listener: TcpListener, app: Router, node: Arc<Node>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let bounds = Bounds { connections_max: CONNECTIONS_MAX, head_timeout: HEAD_TIMEOUT };
+    serve_within(bounds, listener, app, node).await;
+}
+
+async fn serve_within(bounds: Bounds, listener: TcpListener, app: Router, node: Arc<Node>) {
+    let places = Arc::new(Semaphore::new(bounds.connections_max));
     let mut connections = JoinSet::new();
     let accept = async {
         loop {
@@ -41,7 +53,7 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, node: Arc<Node>) {
                 Ok((socket, _)) => {
                     let (app, node) = (app.clone(), node.clone());
                     connections.spawn(async move {
-                        converse(socket, app, node).await;
+                        converse(socket, bounds.head_timeout, app, node).await;
                         drop(place);
                     });
                 }
@@ -62,11 +74,11 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, node: Arc<Node>) {
     let _ = tokio::time::timeout(LINGER, all).await;
 }
 
-async fn converse(socket: TcpStream, app: Router, node: Arc<Node>) {
+async fn converse(socket: TcpStream, head_timeout: Duration, app: Router, node: Arc<Node>) {
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
+            .header_read_timeout(head_timeout)
             .serve_connection(TokioIo::new(socket), TowerToHyperService::new(app))
     );
     let ended = tokio::select! {
@@ -80,3 +92,7 @@ async fn converse(socket: TcpStream, app: Router, node: Arc<Node>) {
         debug!(%error, "control connection broke");
     }
 }
+
+#[cfg(test)]
+#[path = "http_server_tests.rs"]
+mod tests;

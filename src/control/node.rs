@@ -91,7 +91,7 @@ pub(crate) struct NodeReport {
 }
 
 impl Node {
-    fn new(config: Arc<Config>, queues: ControlQueues) -> Self {
+    pub(super) fn new(config: Arc<Config>, queues: ControlQueues) -> Self {
         let rules = Rules {
             shards: queues.shards.len(),
             token_key: config.token_key.clone(),
