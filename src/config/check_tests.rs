@@ -277,6 +277,11 @@ fn secrets_come_from_files_and_a_contradiction_is_refused() {
     let config = flags(&[("control.secret_file", path)]).unwrap();
     assert!(config.control.secret.matches(b"from-the-file-0123456789"));
 
+    let mut huge = tempfile::NamedTempFile::new().unwrap();
+    write!(huge, "{}", "x".repeat(4_097)).unwrap();
+    let huge = huge.path().to_str().unwrap();
+    assert!(flags_error(&[("control.secret_file", huge)]).contains("1 to 4096 bytes"));
+
     let both = [("control.secret_file", path), ("control.secret", "x")];
     assert!(flags_error(&both).contains("control.secret_file is given too"));
     let environment = [("STENTOR_CONTROL_SECRET", "from-the-environment")];

@@ -28,6 +28,14 @@ fn identified(serial: u64) -> News {
 }
 
 #[test]
+fn every_limit_that_is_counted_is_in_the_manual() {
+    let manual = include_str!("../../docs/operating.md");
+    for limit in LIMITS {
+        assert!(manual.contains(&format!("| `{limit}` |")), "{limit}");
+    }
+}
+
+#[test]
 fn a_control_that_does_not_listen_loses_who_speaks_and_never_who_came_and_went() {
     let (to_control, control) = async_channel::bounded(1);
     let core = core(to_control);

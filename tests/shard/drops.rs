@@ -1,7 +1,7 @@
 //! Every way a datagram, or one hearer's copy of it, can go no further in the shard: each counted
 //! once, under its own reason.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
 use stentor::{
@@ -233,6 +233,40 @@ fn the_longest_packet_that_is_forwarded_can_be_sealed_in_every_mode() {
         let heard = rig.clients[b].take_heard();
         assert_eq!(heard[0].seq(), Some(2), "it was lost, and reads as lost");
     }
+}
+
+#[test]
+fn a_stranger_gets_back_no_more_than_it_sent() {
+    let mut rig = Rig::new();
+    let (a, _) = (rig.speaker(1, 10), rig.speaker(1, 11));
+    let ssrc = rig.clients[a].ssrc();
+    let heads: [&[u8]; 7] = [
+        &[0x80, 120],
+        &[0x80, 201],
+        &[0, 1, 0, 70],
+        &[0, 2, 0, 70],
+        &[0x13, 0x37, 0xCA, 0xFE],
+        &[22, 0xFE, 0xFD],
+        &[0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42],
+    ];
+    let mut answers = BTreeSet::new();
+    for head in heads {
+        for len in 0..=200 {
+            // The SSRC of a member, where discovery, RTCP and RTP have it.
+            for at in [4, 8] {
+                let mut bytes = [head, &[0; 200]].concat();
+                bytes[at..at + 4].copy_from_slice(&ssrc.0.to_be_bytes());
+                rig.datagram(STRANGER, &bytes[..len]);
+                let back = std::mem::take(&mut rig.strays);
+                assert!(back.iter().map(|(_, back)| back.len()).sum::<usize>() <= len);
+                assert!(back.iter().all(|(to, _)| *to == STRANGER));
+                answers.extend(back.iter().map(|(_, back)| back.len()));
+                // So that no budget is what keeps it quiet.
+                rig.now += Duration::from_secs(1);
+            }
+        }
+    }
+    assert_eq!(answers, [8, 74].into(), "pings and discovery");
 }
 
 #[test]

@@ -229,6 +229,34 @@ fn lost_packets_are_asked_for_by_the_senders_own_numbers() {
 }
 
 #[test]
+fn one_intra_request_is_read_up_to_its_31st_source() {
+    let (mut rig, a, b, _, video) = watched();
+    let ssrc = rig.clients[b].ssrc();
+    for (before, passed) in [(31, 0), (30, 1)] {
+        let nobody = [Ssrc(5).0.to_be_bytes(), [1, 0, 0, 0]].concat().repeat(before);
+        let sources = [nobody, video.0.to_be_bytes().to_vec(), vec![1, 0, 0, 0]].concat();
+        let words = u8::try_from(2 + sources.len() / 4).unwrap();
+        let head = [&[0x84, 206, 0, words][..], &ssrc.0.to_be_bytes(), &[0; 4]].concat();
+        report(&mut rig, b, &feedback(ssrc, [head, sources].concat()));
+        assert_eq!(compounds(&mut rig, a).len(), passed, "{before} sources before it");
+    }
+}
+
+#[test]
+fn sender_reports_of_one_stream_are_given_on_once_in_400_ms() {
+    let (mut rig, a, b, _, video) = watched();
+    let voice = rig.clients[a].ssrc();
+    for (wait, ssrc, given) in [(0, video, 1), (0, video, 0), (0, voice, 1), (399, video, 0)] {
+        rig.advance(Duration::from_millis(wait));
+        report(&mut rig, a, &sender_report(ssrc, 1));
+        assert_eq!(compounds(&mut rig, b).len(), given, "{ssrc:?} after {wait} ms");
+    }
+    rig.advance(Duration::from_millis(1));
+    report(&mut rig, a, &sender_report(video, 1));
+    assert_eq!(compounds(&mut rig, b).len(), 1);
+}
+
+#[test]
 fn a_compound_is_read_up_to_its_32nd_report() {
     let (mut rig, a, b, _, video) = watched();
     let ssrc = rig.clients[b].ssrc();
