@@ -268,6 +268,21 @@ fn connections_beyond_the_limit_of_an_address_are_refused_and_free_places_are_gi
     bystanders.notice_nothing();
 }
 
+#[test]
+fn without_a_free_descriptor_members_notice_nothing_and_others_are_served_later() {
+    const FILES: usize = 128;
+    let server = Server::with_files(FILES);
+    let mut bystanders = Bystanders::join(&server);
+    let connect = |_| TcpStream::connect(server.gateway()).unwrap();
+    let silent: Vec<TcpStream> = (0..FILES).map(connect).collect();
+    wait_until("every descriptor is taken", || server.files() >= FILES);
+    bystanders.notice_nothing();
+    drop(silent);
+    wait_until("a place is free again", || is_served(server.gateway()));
+    assert!(limited(&server, "accept") >= 1.0);
+    bystanders.notice_nothing();
+}
+
 /// Connections that this limit refused or cut.
 fn limited(server: &Server, limit: &str) -> f64 {
     server.metrics().sum(&["stentor_limited_total", &format!("limit=\"{limit}\"")])

@@ -58,14 +58,27 @@ impl Server {
 
     /// Development defaults but for these settings, named as in the environment without `STENTOR_`.
     pub fn with(settings: &[(&str, &str)]) -> Self {
+        Self::owned(settings, None)
+    }
+
+    /// Development defaults, and a process that may have so many open files.
+    pub fn with_files(files_max: usize) -> Self {
+        Self::owned(&[], Some(files_max))
+    }
+
+    fn owned(settings: &[(&str, &str)], files_max: Option<usize>) -> Self {
         let state = TempDir::new().expect("a temporary directory");
-        let mut server = Self::within(state.path(), settings);
+        let mut server = Self::launch(state.path(), settings, files_max);
         server._owned_state = Some(state);
         server
     }
 
     /// The same with a state directory of the caller's.
     pub fn within(state: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::launch(state, settings, None)
+    }
+
+    fn launch(state: &Path, settings: &[(&str, &str)], files_max: Option<usize>) -> Self {
         let ports = Ports::claim();
         let mut all = vec![
             ("STATE_DIR".to_owned(), state.display().to_string()),
@@ -80,7 +93,15 @@ impl Server {
             all.push(((*name).to_owned(), (*value).to_owned()));
         }
         let log = File::create(state.join("test.log")).expect("a log file");
-        let mut child = stentor(&all)
+        let mut command = match files_max {
+            None => Command::new(STENTOR),
+            Some(files) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), STENTOR]);
+                shell
+            }
+        };
+        let mut child = configured(&mut command, &all)
             .arg("serve")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file can be cloned"))
@@ -141,7 +162,8 @@ impl Server {
 
     /// Lets `users` into `channel` through the command line.
     pub fn grant_by_command(&self, channel: u64, users: &[u64]) -> Vec<Grant> {
-        let mut command = stentor(&self.settings);
+        let mut command = Command::new(STENTOR);
+        configured(&mut command, &self.settings);
         command.args(["grant", "--server-id", &GUILD.to_string()]);
         command.args(["--channel", &channel.to_string()]);
         for user in users {
@@ -194,6 +216,11 @@ impl Server {
         wait_for_exit(&mut self.child).expect("the server stops within the wait")
     }
 
+    /// Files it has open.
+    pub fn files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).map_or(0, Iterator::count)
+    }
+
     /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
@@ -224,16 +251,17 @@ impl Drop for Server {
     }
 }
 
-/// The binary under test with these settings and no others.
-fn stentor(settings: &[(String, String)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stentor"));
+/// The binary under test.
+const STENTOR: &str = env!("CARGO_BIN_EXE_stentor");
+
+/// Gives the binary under test these settings and no others.
+fn configured<'a>(command: &'a mut Command, settings: &[(String, String)]) -> &'a mut Command {
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("STENTOR_") {
             command.env_remove(name);
         }
     }
-    command.envs(settings.iter().map(|(name, value)| (format!("STENTOR_{name}"), value)));
-    command
+    command.envs(settings.iter().map(|(name, value)| (format!("STENTOR_{name}"), value)))
 }
 
 fn wait_until_healthy(child: &mut Child, ports: &Ports, state: &Path) {
