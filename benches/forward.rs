@@ -7,9 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{
+    AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
+};
 use criterion::{BenchmarkId, Criterion, Throughput};
-use stentor::egress::Path;
+use stentor::{crypto::Mode, egress::Path};
 
 use crate::{client::Profile, rig::Rig};
 
@@ -21,6 +23,8 @@ mod client;
 mod rig;
 
 const HEARERS: [usize; 4] = [1, 10, 50, 500];
+const MODES: [(Mode, &str); 2] =
+    [(Mode::Aes256GcmRtpsize, "AES"), (Mode::XChaCha20Poly1305Rtpsize, "XChaCha")];
 const PAYLOAD: [u8; 160] = [7; 160];
 /// What a hearer's copy has before its ciphertext, and in it.
 const CLEAR: usize = 16;
@@ -37,11 +41,12 @@ struct Forwarding {
 }
 
 impl Forwarding {
-    fn new(hearers: usize) -> Self {
+    fn new(mode: Mode, hearers: usize) -> Self {
         let mut rig = Rig::new();
-        let speaker = rig.joined(1, 1, Profile::default());
+        let profile = || Profile { mode, ..Profile::default() };
+        let speaker = rig.joined(1, 1, profile());
         for user in 2..hearers as u64 + 2 {
-            rig.joined(1, user, Profile::default());
+            rig.joined(1, user, profile());
         }
         let from = Path::to(rig.clients[speaker].address);
         let lap = (0..=u16::MAX).map(|_| rig.clients[speaker].voice(&PAYLOAD)).collect();
@@ -62,59 +67,75 @@ impl Forwarding {
     }
 }
 
-/// The seals that a packet for so many hearers contains, each with its own key.
+/// The seals that a packet for so many hearers contains, each with its own key. XChaCha20 has a new
+/// key for every packet, so there setting it up is part of the seal.
 struct Bare {
-    keys: Vec<LessSafeKey>,
+    mode: Mode,
+    keys: Vec<[u8; 32]>,
+    aes: Vec<LessSafeKey>,
     buffer: [u8; CLEAR + BODY + 16],
     nonce: u32,
 }
 
 impl Bare {
-    fn new(hearers: usize) -> Self {
-        let key = |index: usize| {
-            let bytes: [u8; 32] = std::array::from_fn(|byte| (index * 31 + byte * 7) as u8);
-            LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &bytes).expect("32 bytes"))
-        };
-        Self { keys: (0..hearers).map(key).collect(), buffer: [0x5A; _], nonce: 0 }
+    fn new(mode: Mode, hearers: usize) -> Self {
+        let key = |index| std::array::from_fn(|byte| (index * 31 + byte * 7) as u8);
+        let keys: Vec<_> = (0..hearers).map(key).collect();
+        let aes = keys.iter().map(|key| set_up(&AES_256_GCM, key)).collect();
+        Self { mode, keys, aes, buffer: [0x5A; _], nonce: 0 }
     }
 
     fn step(&mut self) {
-        for key in &self.keys {
+        for hearer in 0..self.keys.len() {
             self.nonce = self.nonce.wrapping_add(1);
-            let mut nonce = [0; 12];
-            nonce[..4].copy_from_slice(&self.nonce.to_be_bytes());
-            let (clear, rest) = self.buffer.split_at_mut(CLEAR);
-            let body = black_box(&mut rest[..BODY]);
-            let tag = key
-                .seal_in_place_separate_tag(
-                    Nonce::assume_unique_for_key(nonce),
-                    Aad::from(&clear[..]),
-                    body,
-                )
-                .expect("a seal");
-            rest[BODY..].copy_from_slice(tag.as_ref());
+            let buffer = &mut self.buffer;
+            match self.mode {
+                Mode::Aes256GcmRtpsize => seal(&self.aes[hearer], self.nonce, buffer),
+                _ => {
+                    let key = set_up(&CHACHA20_POLY1305, black_box(&self.keys[hearer]));
+                    seal(&key, self.nonce, buffer);
+                }
+            }
         }
     }
 }
 
+fn set_up(algorithm: &'static Algorithm, key: &[u8; 32]) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(algorithm, key).expect("32 bytes"))
+}
+
+fn seal(key: &LessSafeKey, number: u32, buffer: &mut [u8; CLEAR + BODY + 16]) {
+    let mut nonce = [0; 12];
+    nonce[..4].copy_from_slice(&number.to_be_bytes());
+    let (clear, rest) = buffer.split_at_mut(CLEAR);
+    let body = black_box(&mut rest[..BODY]);
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    let tag = key.seal_in_place_separate_tag(nonce, Aad::from(&clear[..]), body).expect("a seal");
+    rest[BODY..].copy_from_slice(tag.as_ref());
+}
+
 fn benches(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("forward");
-    for hearers in HEARERS {
-        group.throughput(Throughput::Elements(hearers as u64));
-        let mut forwarding = Forwarding::new(hearers);
-        assert_eq!(forwarding.step(), hearers, "everyone is due a copy");
-        group.bench_function(BenchmarkId::new("shard", hearers), |b| b.iter(|| forwarding.step()));
-        let mut bare = Bare::new(hearers);
-        group.bench_function(BenchmarkId::new("bare seals", hearers), |b| b.iter(|| bare.step()));
+    for (mode, name) in MODES {
+        let mut group = criterion.benchmark_group(format!("forward {name}"));
+        for hearers in HEARERS {
+            group.throughput(Throughput::Elements(hearers as u64));
+            let mut forwarding = Forwarding::new(mode, hearers);
+            assert_eq!(forwarding.step(), hearers, "everyone is due a copy");
+            let shard = BenchmarkId::new("shard", hearers);
+            group.bench_function(shard, |b| b.iter(|| forwarding.step()));
+            let mut bare = Bare::new(mode, hearers);
+            let seals = BenchmarkId::new("bare seals", hearers);
+            group.bench_function(seals, |b| b.iter(|| bare.step()));
+        }
+        group.finish();
     }
-    group.finish();
 }
 
 /// Both in turn, in short rounds, so that a noisy neighbour slows both; the median of the rounds.
-fn print_ratios() {
+fn print_ratios(mode: Mode, name: &str) {
     const ROUNDS: usize = 31;
     for hearers in HEARERS {
-        let (mut forwarding, mut bare) = (Forwarding::new(hearers), Bare::new(hearers));
+        let (mut forwarding, mut bare) = (Forwarding::new(mode, hearers), Bare::new(mode, hearers));
         let steps = 20_000 / hearers;
         let mut ratios: Vec<(f64, Duration, Duration)> = (0..ROUNDS)
             .map(|_| {
@@ -129,7 +150,7 @@ fn print_ratios() {
         let (ratio, ours, theirs) = ratios[ROUNDS / 2];
         let copies = (steps * hearers) as u32;
         println!(
-            "forward to {hearers:>3}: {:?} a copy, bare seal {:?}, ratio {ratio:.2} ({:.2} to {:.2})",
+            "forward {name} to {hearers:>3}: {:?} a copy, bare {:?}, ratio {ratio:.2} ({:.2} to {:.2})",
             ours / copies,
             theirs / copies,
             ratios[0].0,
@@ -151,6 +172,8 @@ fn main() {
     if std::env::args().any(|argument| argument == "--bench")
         && !std::env::args().any(|argument| argument == "--test")
     {
-        print_ratios();
+        for (mode, name) in MODES {
+            print_ratios(mode, name);
+        }
     }
 }

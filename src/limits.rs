@@ -123,11 +123,11 @@ pub const REQUEST_BYTES_MAX: usize = 16 * 1_024;
 /// [`IDENTIFY_TIMEOUT`].
 pub const HANDSHAKES_MAX: usize = 2_048;
 
-/// Time a write to a WebSocket may make no progress before its reader counts as gone. A mobile
-/// network's hand-over takes a few seconds.
+/// Time to take all that waits for a WebSocket, [`OUTBOX_BYTES_MAX`] at most, before its reader
+/// counts as gone. A mobile network's hand-over takes a few seconds.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time a client has to take our close frame and close its side.
+/// Time a client has to take our close frame, and then again to close its side.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Length of `session_id` and `token` in Identify, Resume and grants, bytes: signed tokens are a

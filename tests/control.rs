@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use stentor::{
     config::{Config, ControlAccess, Flags, Secret, Webhook},
     control::ControlThread,
-    driver::queues::{ControlQueues, News, ShardReport, ToControl, ToShard},
+    driver::queues::{ControlQueues, News, Rooms, ShardReport, ToControl, ToShard},
     grant::{self, GrantError, GrantRequest},
     id::{ChannelId, ConnectionId, Serial, ServerId, SessionId, ShardId, Ssrc, Token, UserId},
     metrics::{Counters, Latency},
@@ -189,9 +189,14 @@ impl FakeShard {
         }
     }
 
-    fn report(&self, rooms: bool) -> ShardReport {
+    fn report(&self, wanted: Rooms) -> ShardReport {
         let all = self.rooms.lock().unwrap();
-        let mine = all.iter().filter(|_| rooms && self.index == 0).cloned().collect();
+        let wanted = |room: &&RoomReport| match wanted {
+            Rooms::None => false,
+            Rooms::One(channel) => room.room_id == channel,
+            Rooms::All => true,
+        };
+        let mine = all.iter().filter(|_| self.index == 0).filter(wanted).cloned().collect();
         ShardReport {
             shard: ShardId(self.index),
             port: 50_000 + self.index,
@@ -392,7 +397,7 @@ fn rooms_are_listed_shown_closed_and_migrated() {
     };
     let migrate = |body| node.call("POST", "/v1/rooms/50/migrate", body).status;
     assert_eq!(migrate(None), 204);
-    assert_eq!(closed(&node), (50, 4015, DisconnectReason::Shutdown));
+    assert!(matches!(node.command(), (_, Command::Reconnect { channel: ChannelId(50) })));
     assert_eq!(migrate(Some(json!({"close": 4014}))), 204);
     assert_eq!(closed(&node), (50, 4014, DisconnectReason::Shutdown));
     for wrong in [json!({"close": 1}), json!({"close": "x"}), json!([4015])] {

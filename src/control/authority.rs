@@ -1,10 +1,10 @@
-//! Who may enter, and where: the decisions of the control thread. Sans-IO: time comes in as values,
-//! commands to shards and public events come out of [`Authority::poll_output`]. Holds the grants,
-//! knows every live session by its serial, and places channels on shards. Driven by `node`.
+//! What the control thread knows and decides; who is let in is in `door`. Sans-IO: time comes in as
+//! values, commands to shards and public events come out of [`Authority::poll_output`]. Holds the
+//! grants, knows every live session by its serial, and places channels on shards. Driven by `node`.
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -13,21 +13,17 @@ use time::OffsetDateTime;
 use super::{
     directory::Directory,
     event_log::{Occurrence, PublicEvent, Subject},
-    ledger::{Grant, Holder, Ledger, room},
+    ledger::{Grant, Holder, Ledger},
     roster::{Live, Roster},
     throttle::{Rate, Throttle},
-    token,
 };
 use crate::{
     config::Secret,
     driver::queues::News,
     id::{ChannelId, Serial, ShardId},
-    limits::{GRANTS_MAX, IDENTIFY_TIMEOUT},
-    sfu::{
-        Admission, AdmissionRequest, Command, DisconnectReason, E2ee, Event, Kind, Policy,
-        RoomPolicy, Verdict,
-    },
-    signalling::{CloseCode, Identify, Resume},
+    limits::GRANTS_MAX,
+    sfu::{Command, DisconnectReason, E2ee, Event, Kind, Policy, Verdict},
+    signalling::CloseCode,
 };
 
 /// Identifies of one user on one server from one address: a client that retries is let be, one
@@ -40,10 +36,6 @@ const FAILURE_RATE: Rate = Rate { burst: 30, refill: Duration::from_millis(500) 
 
 /// Keys the rate limits remember: 64 bytes each, so a flood costs a few megabytes.
 const THROTTLE_KEYS_MAX: usize = 65_536;
-
-/// Time in which an admitted connection must have become a session. It has
-/// [`IDENTIFY_TIMEOUT`] from accept and may then move to another shard.
-const ADMISSION_TIMEOUT: Duration = IDENTIFY_TIMEOUT.saturating_add(Duration::from_secs(5));
 
 /// How long a session may stay in its channel when its grant has moved to another one
 /// (protocol.md §6.3).
@@ -96,45 +88,29 @@ pub enum GrantRefusal {
 /// After any of the middle two, take outputs until there are none.
 #[derive(Debug)]
 pub struct Authority {
-    rules: Rules,
-    ledger: Ledger,
-    directory: Directory,
-    sessions: Roster,
-    identifies: Throttle<(Holder, IpAddr)>,
-    failures: Throttle<IpAddr>,
-    deadlines: BTreeSet<(Instant, Deadline)>,
+    pub(super) rules: Rules,
+    pub(super) ledger: Ledger,
+    pub(super) directory: Directory,
+    pub(super) sessions: Roster,
+    pub(super) identifies: Throttle<(Holder, IpAddr)>,
+    pub(super) failures: Throttle<IpAddr>,
+    pub(super) deadlines: BTreeSet<(Instant, Deadline)>,
     /// Streams whose viewers changed and are yet to be published.
-    audiences: BTreeSet<ChannelId>,
-    outputs: VecDeque<Output>,
-    draining: bool,
+    pub(super) audiences: BTreeSet<ChannelId>,
+    pub(super) outputs: VecDeque<Output>,
+    pub(super) draining: bool,
     /// [`GRANTS_MAX`]; a field so that a test can fill it.
-    grants_max: usize,
+    pub(super) grants_max: usize,
 }
 
 /// Why to wake. Kept until due; looked at then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Deadline {
+pub(super) enum Deadline {
     Admission(Serial),
     Move(Serial),
     Speaking(Serial),
     Viewers(ChannelId),
 }
-
-/// The rights an Identify turned out to have.
-struct Entitlement {
-    kind: Kind,
-    channel: ChannelId,
-    policy: Policy,
-    single_use: bool,
-}
-
-type Refusal = (CloseCode, &'static str);
-
-const UNAUTHENTICATED: Refusal = (CloseCode::AuthenticationFailed, "authentication failed");
-const UNRESUMABLE: Refusal = (CloseCode::SessionInvalid, "session is no longer valid");
-const TOO_FAST: Refusal = (CloseCode::RateLimited, "rate limited");
-const FULL: Refusal = (CloseCode::Disconnected, "the channel is full");
-const STOPPING: Refusal = (CloseCode::ServerCrashed, "the server is stopping");
 
 impl Authority {
     /// Knows nobody yet.
@@ -309,10 +285,18 @@ impl Authority {
         self.end_room(room, code, DisconnectReason::RoomClosed) || had_grants
     }
 
-    /// Sends everyone in a channel away to come back, elsewhere or here: the grants stay. Tells
-    /// whether the channel was live.
+    /// Sends everyone in a channel away to come back, elsewhere or here: the grants stay. With 4015
+    /// they stay members as long as a resume is possible, since clients that find none have to ask
+    /// their backend for everything anew (protocol.md §8, trap 9). Tells whether the channel was
+    /// live.
     pub fn migrate_room(&mut self, room: ChannelId, code: CloseCode) -> bool {
-        self.end_room(room, code, DisconnectReason::Shutdown)
+        if code != CloseCode::ServerCrashed {
+            return self.end_room(room, code, DisconnectReason::Shutdown);
+        }
+        let Some(place) = self.directory.get(room) else { return false };
+        let shard = place.shard;
+        self.command(shard, Command::Reconnect { channel: room });
+        true
     }
 
     /// Lets nobody in from now on and sends everyone away: the server is stopping.
@@ -335,169 +319,6 @@ impl Authority {
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
-    }
-
-    fn decide(
-        &mut self,
-        now: Instant,
-        wall: OffsetDateTime,
-        address: IpAddr,
-        request: &AdmissionRequest,
-    ) -> Result<Verdict, Refusal> {
-        if self.draining {
-            return Err(STOPPING);
-        }
-        let address = network_of(address);
-        // Before anything is compared: guesses must not go on at full speed.
-        if !self.failures.allows(now, &address) {
-            return Err(TOO_FAST);
-        }
-        let verdict = match request {
-            AdmissionRequest::Identify(identify) => self.admit(now, wall, address, identify),
-            AdmissionRequest::Resume(resume) => self.resume(resume),
-        };
-        // A Resume that comes too late is no guess: after a restart everybody's does.
-        if matches!(verdict, Err(UNAUTHENTICATED)) && self.rules.clients_have_addresses {
-            self.failures.take(now, address);
-        }
-        verdict
-    }
-
-    fn admit(
-        &mut self,
-        now: Instant,
-        wall: OffsetDateTime,
-        address: IpAddr,
-        identify: &Identify,
-    ) -> Result<Verdict, Refusal> {
-        let holder = Holder { server: identify.server, user: identify.user };
-        if !self.identifies.take(now, (holder, address)) {
-            return Err(TOO_FAST);
-        }
-        let Entitlement { kind, channel, policy, single_use } =
-            self.entitlement(wall, holder, identify).ok_or(UNAUTHENTICATED)?;
-        let room = room(kind, holder.server, channel);
-        if self.directory.get(room).is_some_and(|place| place.kind != kind) {
-            return Err(UNAUTHENTICATED);
-        }
-        if self.is_full(holder, room, &policy) {
-            return Err(FULL);
-        }
-        if single_use {
-            self.ledger.remove(holder);
-        }
-        let serial = self.sessions.next_serial();
-        let shard = self.directory.enter(room, kind, serial);
-        let admission = Admission {
-            serial,
-            kind,
-            server: holder.server,
-            channel: room,
-            user: holder.user,
-            session: identify.session.clone(),
-            token: identify.token.clone(),
-            policy: policy.clone(),
-        };
-        self.deadlines.insert((now + ADMISSION_TIMEOUT, Deadline::Admission(serial)));
-        let live = Live {
-            holder,
-            session: identify.session.clone(),
-            token: identify.token.clone(),
-            kind,
-            channel,
-            room,
-            shard,
-            policy,
-            policy_overtakes: false,
-            identified_at: None,
-            closing: None,
-            superseded: false,
-            leave_at: None,
-            spoke: 0,
-            speaks: None,
-        };
-        self.sessions.add(serial, live);
-        Ok(Verdict::Join { shard, admission: Box::new(admission) })
-    }
-
-    /// What the Identify may do by its grant, else by its signed token.
-    fn entitlement(
-        &self,
-        wall: OffsetDateTime,
-        holder: Holder,
-        identify: &Identify,
-    ) -> Option<Entitlement> {
-        let granted = self.ledger.get(holder).filter(|grant| {
-            let is_token = grant.token == identify.token;
-            let is_channel = grant.kind == Kind::Stream
-                || identify.channel.is_none_or(|channel| channel == grant.channel);
-            is_token
-                && grant.session == identify.session
-                && is_channel
-                && !grant.has_expired(wall)
-                && grant.policy.permissions.connect
-        });
-        if let Some(grant) = granted {
-            return Some(Entitlement {
-                kind: grant.kind,
-                channel: grant.channel,
-                policy: grant.policy.clone(),
-                single_use: grant.single_use,
-            });
-        }
-        if !token::is_signed(&identify.token) {
-            return None;
-        }
-        let claims = token::verify(&self.rules.token_key, &identify.token, wall).ok()?;
-        let permissions = claims.permissions.unwrap_or_default();
-        let is_theirs = claims.server == identify.server
-            && claims.user == identify.user
-            && claims.session == identify.session;
-        (is_theirs && permissions.connect).then(|| Entitlement {
-            kind: claims.kind,
-            channel: claims.channel,
-            policy: Policy {
-                permissions,
-                room: RoomPolicy { e2ee: self.rules.e2ee, ..RoomPolicy::default() },
-                ..Policy::default()
-            },
-            single_use: false,
-        })
-    }
-
-    /// Whether the channel has no place for one more holder. Who is in it already gives up that
-    /// place, so it does not count.
-    fn is_full(&self, holder: Holder, room: ChannelId, policy: &Policy) -> bool {
-        if !self.directory.has_place(room) {
-            return true;
-        }
-        let Some(place) = self.directory.get(room) else { return false };
-        let there =
-            |who: Holder| self.sessions.of(who).filter(|(_, live)| live.room == room).count();
-        let others = place.sessions.len() - there(holder);
-        let user_limit = policy.room.user_limit as usize;
-        if user_limit > 0 && others >= user_limit {
-            return true;
-        }
-        let Some(stream) = &policy.stream else { return false };
-        let owner = Holder { server: holder.server, user: stream.owner_id };
-        let viewer_limit = stream.viewer_limit as usize;
-        viewer_limit > 0 && holder != owner && others - there(owner) >= viewer_limit
-    }
-
-    fn resume(&self, resume: &Resume) -> Result<Verdict, Refusal> {
-        let mut candidates =
-            self.sessions.with(resume.server, &resume.session).filter(|(_, live)| {
-                let is_channel = live.kind == Kind::Stream
-                    || resume.channel.is_none_or(|channel| channel == live.channel);
-                live.token == resume.token
-                    && is_channel
-                    && live.identified_at.is_some()
-                    && live.closing.is_none()
-                    && !live.superseded
-            });
-        let (serial, live) = candidates.next().ok_or(UNRESUMABLE)?;
-        Ok(Verdict::Resume { shard: live.shard, serial })
     }
 
     fn identified(&mut self, now: Instant, wall: OffsetDateTime, shard: ShardId, serial: Serial) {
@@ -671,17 +492,6 @@ impl Authority {
 
     fn command(&mut self, shard: ShardId, command: Command) {
         self.outputs.push_back(Output::Command(shard, command));
-    }
-}
-
-/// Whom to count an address as: an IPv6 user commands at least a /64.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        address => address,
     }
 }
 

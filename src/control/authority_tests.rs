@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::{
-    control::token::Claims,
+    control::token::{self, Claims},
     id::{ConnectionId, ServerId, SessionId, Token, UserId},
-    sfu::StreamPolicy,
+    sfu::{AdmissionRequest, StreamPolicy},
+    signalling::{Identify, Resume},
 };
 
 const SERVER: ServerId = ServerId(1);
@@ -143,6 +144,7 @@ fn render(output: Output) -> String {
                 Command::CloseChannel { channel, code, reason } => {
                     format!("close channel {channel} {} {reason:?}", code.code())
                 }
+                Command::Reconnect { channel } => format!("reconnect {channel}"),
                 Command::Drain { code } => format!("drain {}", code.code()),
                 Command::Panic => unreachable!("control orders no defects"),
             };
@@ -484,7 +486,11 @@ fn closing_a_channel_takes_its_grants_and_migrating_it_does_not() {
     world.grant(9, 51);
     let room = ChannelId(50);
     assert!(world.authority.migrate_room(room, CloseCode::ServerCrashed));
-    assert_eq!(world.outputs(), ["0> close channel 50 4015 Shutdown"]);
+    assert_eq!(world.outputs(), ["0> reconnect 50"]);
+    assert_eq!(world.resume(resume(7)), ["0> decide 2: resume 1 on 0"], "it may come back");
+    assert!(world.authority.migrate_room(room, CloseCode::Disconnected));
+    assert_eq!(world.outputs(), ["0> close channel 50 4014 Shutdown"]);
+    assert!(world.resume(resume(7))[0].contains("refuse 4006"), "it has to start anew");
     assert_eq!(world.authority.grants(), 3);
     assert!(world.authority.close_room(room, CloseCode::RoomClosed));
     assert_eq!(world.outputs(), ["0> close channel 50 4022 RoomClosed"]);

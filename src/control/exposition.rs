@@ -14,12 +14,12 @@ use axum::{
 
 use super::node::{Node, NodeReport};
 use crate::{
-    driver::queues::ShardReport,
+    driver::queues::{Rooms, ShardReport},
     metrics::{Counters, DropReason, LATENCY_BOUNDS_NS, Latency},
 };
 
 pub(super) async fn metrics(State(node): State<Arc<Node>>) -> Response {
-    let shards = node.inspect_all(false).await;
+    let shards = node.inspect_all(Rooms::None).await;
     let control = ControlNumbers {
         node: node.report(),
         shard_queues: node.shard_queues().collect(),

@@ -7,6 +7,7 @@ mod api;
 pub mod authority;
 mod backlog;
 mod directory;
+mod door;
 pub mod event_log;
 mod events;
 mod exposition;

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::{Config, Plaintext},
-    driver::queues::{ControlQueues, ShardReport, ToControl, ToShard},
+    driver::queues::{ControlQueues, Rooms, ShardReport, ToControl, ToShard},
     id::ShardId,
 };
 
@@ -149,7 +149,7 @@ impl Node {
     }
 
     /// One shard's copy of its state; `None` if it does not answer in time.
-    pub(crate) async fn inspect(&self, shard: ShardId, rooms: bool) -> Option<ShardReport> {
+    pub(crate) async fn inspect(&self, shard: ShardId, rooms: Rooms) -> Option<ShardReport> {
         let queue = self.shards.get(shard.index())?;
         let (reply, answer) = async_channel::bounded(1);
         queue.try_send(ToShard::Inspect { rooms, reply }).ok()?;
@@ -157,7 +157,7 @@ impl Node {
     }
 
     /// Every shard's copy of its state, in shard order.
-    pub(crate) async fn inspect_all(&self, rooms: bool) -> Vec<Option<ShardReport>> {
+    pub(crate) async fn inspect_all(&self, rooms: Rooms) -> Vec<Option<ShardReport>> {
         let shards = 0..self.shards.len();
         let asked = shards.filter_map(|index| u16::try_from(index).ok()).map(ShardId);
         futures_util::future::join_all(asked.map(|shard| self.inspect(shard, rooms))).await

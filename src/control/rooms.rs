@@ -12,7 +12,7 @@ use super::{
     ledger::Holder,
     node::Node,
 };
-use crate::{sfu::RoomReport, signalling::CloseCode};
+use crate::{driver::queues::Rooms, sfu::RoomReport, signalling::CloseCode};
 
 #[derive(Debug, Serialize)]
 pub(super) struct RoomList {
@@ -21,7 +21,7 @@ pub(super) struct RoomList {
 
 pub(super) async fn list(State(node): State<Arc<Node>>) -> Result<Json<RoomList>, ApiError> {
     let mut rooms = Vec::new();
-    for report in node.inspect_all(true).await {
+    for report in node.inspect_all(Rooms::All).await {
         rooms.extend(report.ok_or_else(unresponsive)?.rooms);
     }
     rooms.sort_by_key(|room| room.room_id);
@@ -36,10 +36,9 @@ pub(super) async fn show(
     RoomPath(room_id): RoomPath,
 ) -> Result<Json<RoomReport>, ApiError> {
     let shard = node.look(|authority| authority.shard_of(room_id)).ok_or_else(no_such_room)?;
-    let report = node.inspect(shard, true).await.ok_or_else(unresponsive)?;
+    let report = node.inspect(shard, Rooms::One(room_id)).await.ok_or_else(unresponsive)?;
     // It may be empty by now, or about to get its first session.
-    let room = report.rooms.into_iter().find(|room| room.room_id == room_id);
-    let mut room = room.ok_or_else(no_such_room)?;
+    let mut room = report.rooms.into_iter().next().ok_or_else(no_such_room)?;
     complete(&node, &mut room);
     Ok(Json(room))
 }

@@ -17,7 +17,7 @@ use async_channel::{Sender, TrySendError};
 
 use super::{
     line::{Departure, Line},
-    queues::{CONTROL_BACKLOG_MAX, News, ShardReport, ToControl, ToShard},
+    queues::{CONTROL_BACKLOG_MAX, News, Rooms, ShardReport, ToControl, ToShard},
 };
 use crate::{
     egress::Egress,
@@ -55,12 +55,10 @@ pub enum Limit {
     Accept,
     /// A queue between threads was full.
     QueueFull,
-    /// Control did not take its reports: those that may go are gone.
-    ControlBacklog,
 }
 
 /// The metrics labels of [`Limit`], in its order.
-const LIMITS: [&str; 8] = [
+const LIMITS: [&str; 7] = [
     "connections_per_address",
     "handshakes",
     "handshake_timeout",
@@ -68,7 +66,6 @@ const LIMITS: [&str; 8] = [
     "slow_reader",
     "accept",
     "queue_full",
-    "control_backlog",
 ];
 
 /// One core's state.
@@ -105,7 +102,7 @@ impl Core {
     ) -> Self {
         let mut egress = Egress::new(EGRESS_DATAGRAMS_MAX, EGRESS_BYTES_MAX);
         egress.reserve_flows(SHARD_SESSIONS_MAX);
-        Self {
+        let core = Self {
             shard: RefCell::new(Shard::new(config.clone(), seed(), Instant::now())),
             config,
             egress: RefCell::new(egress),
@@ -123,7 +120,11 @@ impl Core {
             loop_time: RefCell::default(),
             forwarding: RefCell::default(),
             port,
+        };
+        if restarts > 0 {
+            core.tell_control(News::Restarted);
         }
+        core
     }
 
     /// Which shard this is.
@@ -280,6 +281,12 @@ impl Core {
     }
 
     fn tell_control(&self, news: News) {
+        // A report is kept for each session's end and for what led to it; what a chatty channel
+        // adds beyond that is lost.
+        let chatter = matches!(news, News::Event(Event::Speaking { .. } | Event::Video { .. }));
+        if chatter && self.backlog.borrow().len() >= CONTROL_BACKLOG_MAX {
+            return self.limit(Limit::QueueFull);
+        }
         self.backlog.borrow_mut().push_back(news);
         self.drain_backlog();
     }
@@ -298,17 +305,6 @@ impl Core {
                 // Control has stopped, so nobody is left to be told.
                 Err(TrySendError::Closed(_)) => backlog.clear(),
             }
-        }
-        // A report is kept for each session's end and for what led to it; what a chatty channel
-        // adds beyond that may go.
-        let excess = backlog.len().saturating_sub(CONTROL_BACKLOG_MAX);
-        if excess > 0 {
-            let before = backlog.len();
-            backlog.retain(|news| {
-                !matches!(news, News::Event(Event::Speaking { .. } | Event::Video { .. }))
-            });
-            let lost = (before - backlog.len()) as u64;
-            self.limited.borrow_mut()[Limit::ControlBacklog as usize] += lost;
         }
     }
 
@@ -360,7 +356,7 @@ impl Core {
     }
 
     /// A copy of what there is to tell.
-    pub fn inspect(&self, rooms: bool) -> ShardReport {
+    pub fn inspect(&self, rooms: Rooms) -> ShardReport {
         let shard = self.shard.borrow();
         let ring = self.ring.borrow();
         let mut counters = self.before.borrow().clone();
@@ -378,7 +374,11 @@ impl Core {
             restarts: self.restarts.get(),
             loop_time: self.loop_time.borrow().clone(),
             forwarding: self.forwarding.borrow().clone(),
-            rooms: if rooms { shard.rooms() } else { Vec::new() },
+            rooms: match rooms {
+                Rooms::None => Vec::new(),
+                Rooms::One(channel) => shard.room(channel).into_iter().collect(),
+                Rooms::All => shard.rooms(),
+            },
         }
     }
 }

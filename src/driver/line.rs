@@ -77,6 +77,15 @@ impl Line {
         false
     }
 
+    /// Whether the connection is to leave; else wakes the task when there is something to do.
+    pub fn poll_departing(&self, context: &Context<'_>) -> bool {
+        let departing = self.departure.borrow().is_some();
+        if !departing {
+            *self.waker.borrow_mut() = Some(context.waker().clone());
+        }
+        departing
+    }
+
     /// Lets the task look again, for a reason outside the line.
     pub fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {

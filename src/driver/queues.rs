@@ -5,7 +5,7 @@ use async_channel::{Receiver, Sender};
 
 use super::handoff::Handoff;
 use crate::{
-    id::ShardId,
+    id::{ChannelId, ShardId},
     limits::SHARD_SESSIONS_MAX,
     metrics::{Counters, Latency},
     sfu::{Command, Event, RoomReport},
@@ -32,11 +32,22 @@ pub enum ToShard {
     Stop,
     /// Answered by the shard's driver with a copy of what it knows.
     Inspect {
-        /// Whether channels and sessions are wanted beside the counters.
-        rooms: bool,
+        /// Which channels are wanted beside the counters.
+        rooms: Rooms,
         /// Where the answer goes; a capacity of one.
         reply: Sender<ShardReport>,
     },
+}
+
+/// Which channels a report shall tell of: each is copied with all its sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rooms {
+    /// None; the counters are enough.
+    None,
+    /// This one, if it is live.
+    One(ChannelId),
+    /// All.
+    All,
 }
 
 /// From one shard to control.

@@ -1,6 +1,7 @@
 //! The whole server in one process: what a defect in one shard costs.
 
 use std::{
+    io::{Read, Write},
     net::{TcpStream, UdpSocket},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use super::*;
 use crate::{
     config::Flags,
     control::token::{Claims, mint},
-    driver::queues::ShardReport,
+    driver::queues::{Rooms, ShardReport},
     id::{ChannelId, ServerId, SessionId, Token, UserId},
     sfu::{Command, Kind},
 };
@@ -112,7 +113,7 @@ fn session(user: u64) -> String {
 
 fn report(server: &Server, shard: usize) -> ShardReport {
     let (reply, answer) = async_channel::bounded(1);
-    let ask = ToShard::Inspect { rooms: false, reply };
+    let ask = ToShard::Inspect { rooms: Rooms::None, reply };
     server.shards[shard].send_blocking(ask).expect("the shard runs");
     answer.recv_blocking().expect("the shard answers")
 }
@@ -137,5 +138,37 @@ fn a_defect_in_one_shard_costs_its_own_sessions_and_nothing_else() {
     assert_eq!(report(&server, 0).sessions, 1, "the shard serves again");
     back.send(json!({ "op": 3, "d": { "t": 8, "seq_ack": 1 } }));
     assert_eq!(back.expect(6)["d"]["t"], 8);
+    server.stop().expect("a clean end");
+}
+
+/// The task of a connection that is still being opened belongs to no state that could be lost. It
+/// once span on the notice that it had been, and with it the whole shard.
+#[test]
+fn a_defect_while_clients_open_their_connections_does_not_stop_the_shard() {
+    let state = tempfile::tempdir().expect("a directory");
+    let (server, config) = server(&state);
+    // Shares of the listener: which shard has which connection is the kernel's choice.
+    let mut opening: Vec<TcpStream> = (0..8)
+        .map(|_| TcpStream::connect(server.gateway()).expect("the gateway listens"))
+        .collect();
+    for stream in &mut opening {
+        stream.write_all(b"GET /?v=8 HTTP/1.1\r\n").expect("the gateway reads");
+    }
+    for shard in 0..2 {
+        // It answers once it has seen to those who came before.
+        report(&server, shard);
+        server.shards[shard].send_blocking(ToShard::Command(Command::Panic)).expect("it runs");
+        assert_eq!(report(&server, shard).restarts, 1);
+    }
+    for mut stream in opening {
+        let rest = b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        stream.write_all(rest).expect("the gateway reads");
+        stream.set_read_timeout(Some(WAIT)).expect("a socket option");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).expect("the gateway answers");
+        assert_eq!(&answer, b"HTTP/1.1 101");
+    }
+    Client::join(&server, &config, 100, 10);
     server.stop().expect("a clean end");
 }

@@ -129,11 +129,6 @@ impl ShardThread {
                         shard = this.config.id.0,
                         "the shard's driver died; restarting"
                     );
-                    let shard = this.config.id;
-                    let news = super::queues::News::Restarted;
-                    // The queue holds every shard's news; a full one is drained within
-                    // milliseconds.
-                    let _ = this.to_control.send_blocking(ToControl { shard, news });
                     thread::sleep(RESTART_PAUSE);
                 }
             }

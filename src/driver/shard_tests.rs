@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     config::ConnectionsPerAddress,
     crypto::Mode,
-    driver::queues::{News, ShardReport},
+    driver::queues::{News, Rooms, ShardReport},
     id::{ChannelId, ConnectionId, Serial, ShardId, UserId},
     limits::{HANDSHAKES_MAX, OUTBOX_BYTES_MAX},
     ring::socket::{self, SocketBuffers},
@@ -92,7 +92,7 @@ impl Played {
 
     fn report(&self) -> ShardReport {
         let (reply, answer) = async_channel::bounded(1);
-        self.tell(ToShard::Inspect { rooms: false, reply });
+        self.tell(ToShard::Inspect { rooms: Rooms::None, reply });
         answer.recv_blocking().expect("the shard answers")
     }
 

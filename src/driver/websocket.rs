@@ -3,12 +3,11 @@
 
 use std::{
     future::{Future, poll_fn},
-    io,
     net::IpAddr,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
-    time::Instant,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
 use futures_util::{AsyncRead, AsyncWrite};
@@ -59,10 +58,22 @@ enum Wake {
     Late,
 }
 
+/// Why not everything that waits could be written. What is left waits on.
+enum Unwritten {
+    /// The connection is over.
+    Broken,
+    /// The client does not read.
+    Slow,
+    /// The shard has let go of the connection meanwhile.
+    Departing,
+}
+
 /// How a conversation ends.
 enum End {
     /// The WebSocket is over; the code is the client's, or [`BROKEN`].
     Closed(u16),
+    /// The connection broke: nothing more can be said.
+    Lost,
     /// The core has already let go of it: say this, then close.
     Dismissed(u16, &'static str),
     /// As before, without a word.
@@ -81,7 +92,8 @@ impl Conversation {
         permit: Permit,
     ) -> Self {
         let id = core.name_connection();
-        let line = core.connect(id);
+        // The core has nothing to say to it before its WebSocket is open.
+        let line = Rc::default();
         Self { core, stream, wire, id, line, address, permit, out: Vec::new() }
     }
 
@@ -98,16 +110,16 @@ impl Conversation {
     /// Opens the WebSocket; then converses until the end. `handshake` is held until it is open.
     pub async fn accept(mut self, handshake: Rc<()>) {
         let accepted = Instant::now();
-        let opened = self.open(accepted).await;
-        drop(handshake);
-        match opened {
-            Ok(()) => self.run().await,
+        match self.open(accepted).await {
+            Ok(()) => {
+                drop(handshake);
+                self.run().await;
+            }
             Err(limit) => {
                 self.core.limit(limit);
-                self.core.disconnect(self.id);
                 // An alert or an HTTP answer may wait.
                 self.wire.drain(&mut self.out);
-                if self.write().await.is_ok() {
+                if self.write(CLOSE_TIMEOUT).await.is_ok() {
                     self.part().await;
                 }
             }
@@ -121,6 +133,7 @@ impl Conversation {
                 Ok(Some(Received::Opened(query))) => {
                     let version = Version::from_query(query.as_deref());
                     let (id, address) = (self.id, self.address);
+                    self.line = self.core.connect(id);
                     self.core
                         .enter(|shard, _, _| shard.handle_open(accepted, id, version, address));
                     return Ok(());
@@ -129,7 +142,7 @@ impl Conversation {
                 Err(_) => return Err(Limit::HandshakeFailed),
             }
             self.wire.drain(&mut self.out);
-            self.write().await.map_err(|_| Limit::HandshakeFailed)?;
+            self.write(WRITE_TIMEOUT).await.map_err(|_| Limit::HandshakeFailed)?;
             match self.wait(true, Some(&mut deadline)).await {
                 Wake::Fed(Ok(())) | Wake::Line => {}
                 Wake::Fed(Err(_)) | Wake::Ended => return Err(Limit::HandshakeFailed),
@@ -156,6 +169,10 @@ impl Conversation {
                 self.wire.close(code, why);
                 self.say_goodbye().await;
             }
+            End::Lost => {
+                let id = self.id;
+                self.core.enter(|shard, now, _| shard.handle_closed(now, id, BROKEN));
+            }
             End::Dropped | End::Moved => {}
         }
     }
@@ -172,11 +189,14 @@ impl Conversation {
                 None => {}
             }
             self.wire.drain(&mut self.out);
-            if let Err(error) = self.write().await {
-                if error.kind() == io::ErrorKind::TimedOut {
+            match self.write(WRITE_TIMEOUT).await {
+                Ok(()) => {}
+                Err(Unwritten::Departing) => continue,
+                Err(Unwritten::Broken) => return End::Lost,
+                Err(Unwritten::Slow) => {
                     self.core.limit(Limit::SlowReader);
+                    return End::Lost;
                 }
-                return End::Closed(BROKEN);
             }
             let reading = !self.core.is_undecided(self.id);
             if reading {
@@ -215,7 +235,8 @@ impl Conversation {
         None
     }
 
-    /// The client broke TLS or WebSocket: its session ends as after any other breach.
+    /// The client broke the WebSocket protocol, and its session ends as after any other breach; or
+    /// it broke TLS, which anybody on the way can do to it, so that it may resume.
     fn fail(&mut self, fault: Fault) -> End {
         if let Fault::WebSocket(code, why) = fault {
             self.wire.close(code, why);
@@ -227,7 +248,7 @@ impl Conversation {
 
     async fn depart(&mut self, to: ShardId, arrival: Box<Arrival>) -> End {
         self.wire.drain(&mut self.out);
-        let written = self.write().await;
+        let written = self.write(WRITE_TIMEOUT).await;
         match (written, fd::duplicate(&self.stream)) {
             (Ok(()), Ok(socket)) => {
                 let wire = std::mem::replace(&mut self.wire, Wire::spent());
@@ -277,32 +298,36 @@ impl Conversation {
         .await
     }
 
-    /// Writes everything that waits. The timer is only made when the socket does not take it at
-    /// once.
-    async fn write(&mut self) -> io::Result<()> {
-        let Self { stream, out, .. } = self;
+    /// Writes everything that waits, within `timeout` of the first time the socket does not take it
+    /// at once; a client that reads a byte now and then gains nothing by it.
+    async fn write(&mut self, timeout: Duration) -> Result<(), Unwritten> {
+        let Self { stream, out, line, .. } = self;
         let mut written = 0;
         let mut timer: Option<Timer> = None;
-        while written < out.len() {
-            let progress = poll_fn(|context: &mut Context<'_>| {
-                if let Poll::Ready(result) =
-                    Pin::new(&mut *stream).poll_write(context, &out[written..])
-                {
-                    return Poll::Ready(result);
+        let result = poll_fn(|context: &mut Context<'_>| {
+            while written < out.len() {
+                match Pin::new(&mut *stream).poll_write(context, &out[written..]) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Unwritten::Broken)),
+                    Poll::Ready(Ok(len)) => {
+                        written += len;
+                        continue;
+                    }
+                    Poll::Pending => {}
                 }
-                let timer = timer.get_or_insert_with(|| Timer::new(WRITE_TIMEOUT));
-                Pin::new(timer).poll(context).map(|_| Err(io::ErrorKind::TimedOut.into()))
-            });
-            match progress.await? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                len => written += len,
+                if line.poll_departing(context) {
+                    return Poll::Ready(Err(Unwritten::Departing));
+                }
+                let timer = timer.get_or_insert_with(|| Timer::new(timeout));
+                ready!(Pin::new(timer).poll(context));
+                return Poll::Ready(Err(Unwritten::Slow));
             }
-            timer = None;
-        }
-        out.clear();
+            Poll::Ready(Ok(()))
+        })
+        .await;
+        out.drain(..written);
         // A replay or a burst needs much, an idle connection nothing.
         out.shrink_to(READ_BYTES);
-        Ok(())
+        result
     }
 
     /// Writes the close frame and closes.
@@ -310,7 +335,7 @@ impl Conversation {
         self.wire.drain(&mut self.out);
         self.wire.finish();
         self.wire.drain(&mut self.out);
-        if self.write().await.is_ok() {
+        if self.write(CLOSE_TIMEOUT).await.is_ok() {
             self.part().await;
         }
     }

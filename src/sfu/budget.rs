@@ -1,5 +1,5 @@
-//! A token bucket over the shard's clock: how often something unproven may cost us work. Used by
-//! the shard's ingress for packets from strangers.
+//! A token bucket over the shard's clock: how often something may cost us work. Used by the shard
+//! for packets from strangers, and for what one session may ask of it.
 
 use std::time::{Duration, Instant};
 

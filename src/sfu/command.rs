@@ -41,6 +41,12 @@ pub enum Command {
         /// What the backend is told.
         reason: DisconnectReason,
     },
+    /// Closes the WebSockets of a channel with 4015, so that its members come back by themselves:
+    /// they stay members and may resume.
+    Reconnect {
+        /// Which channel.
+        channel: ChannelId,
+    },
     /// A defect, for tests of what a shard's end costs.
     #[cfg(test)]
     Panic,

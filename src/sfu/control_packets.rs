@@ -52,9 +52,9 @@ impl Shard {
         };
         let transport = self.transports[index.index()].as_mut().ok_or(DropReason::NoKey)?;
         // RTCP has no replay window, so it proves a key but not that its sender is there now: the
-        // address does not follow it. The nonces do, for who only listens sends nothing else.
+        // address does not follow it.
         let opened = transport.open(bytes)?;
-        transport.observe(&opened);
+        transport.observe_rtcp(&opened);
         let mode = transport.mode();
         let session = &mut self.sessions[index.index()];
         if !session.reports.take(now) {

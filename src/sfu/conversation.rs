@@ -61,7 +61,7 @@ impl Shard {
         let heard = match message {
             ClientMessage::SelectProtocol(select) => self.select_protocol(now, index, select),
             ClientMessage::Speaking(speaking) => {
-                self.speaking(index, speaking);
+                self.speaking(now, index, speaking);
                 Ok(())
             }
             ClientMessage::Video(video) => self.video(now, index, video),
@@ -130,7 +130,7 @@ impl Shard {
         session.description = None;
         self.list_codecs(index, select.codecs);
         let session = &mut self.sessions[index.index()];
-        let video_codec = self.channels[session.channel].decoders.choose(session.codecs.as_deref());
+        let video_codec = self.channels[session.channel].decoders.choose(session.codecs());
         session.description = Some(Description { key, video_codec, media_session });
         if let Some(path) = path {
             self.expect_from(index, path.remote);
@@ -146,13 +146,13 @@ impl Shard {
         let session = &mut self.sessions[index.index()];
         let channel = session.channel;
         let decoders = &mut self.channels[channel].decoders;
-        if let Some(old) = &session.codecs {
+        if let Some(old) = session.codecs() {
             decoders.remove(old);
         }
         if let Some(new) = &codecs {
             decoders.add(new);
         }
-        session.codecs = codecs;
+        session.list_codecs(codecs);
         let sees = session.payload_types();
         if let Some(transport) = &mut self.transports[index.index()] {
             transport.video = sees;
@@ -167,11 +167,9 @@ impl Shard {
             let channel = &self.channels[channel];
             let member = channel.members[position];
             let session = &mut self.sessions[member.index()];
-            let (Some(codecs), Some(description)) = (&session.codecs, &mut session.description)
-            else {
-                continue;
-            };
+            let Some(codecs) = session.codecs() else { continue };
             let chosen = channel.decoders.choose(Some(codecs));
+            let Some(description) = &mut session.description else { continue };
             if description.video_codec != chosen {
                 description.video_codec = chosen;
                 self.tell(
@@ -186,12 +184,13 @@ impl Shard {
         }
     }
 
-    fn speaking(&mut self, index: SessionIndex, speaking: Speaking) {
+    fn speaking(&mut self, now: Instant, index: SessionIndex, speaking: Speaking) {
         let session = &mut self.sessions[index.index()];
         let shown = session.shown_speaking();
         session.speaking = Some(speaking.flags);
-        // Said again it is told again, but not of somebody who is muted.
-        if session.may_speak() || shown != session.shown_speaking() {
+        let changed = shown != session.shown_speaking();
+        // Said again it is told again, but not of somebody who is muted, and not for ever.
+        if changed || (session.may_speak() && session.speaking_repeats.take(now)) {
             self.show_speaking(index);
         }
     }
@@ -209,14 +208,17 @@ impl Shard {
     }
 
     fn video(&mut self, now: Instant, index: SessionIndex, video: Video) -> Result<(), Refusal> {
-        let session = &mut self.sessions[index.index()];
+        let session = &self.sessions[index.index()];
         let own = |ssrc| session.stream(ssrc).is_some();
         let named = [video.audio_ssrc, video.video_ssrc, video.rtx_ssrc];
         let layers = video.streams.iter().flat_map(|layer| [layer.ssrc, layer.rtx_ssrc]);
         if !named.into_iter().chain(layers).flatten().all(own) {
             return Err(Refusal { code: CloseCode::BadRequest, why: "an SSRC of somebody else" });
         }
-        let active = video.is_active() && session.may_show();
+        let active = video.is_active()
+            && session.may_show()
+            && (session.shows_video() || self.has_room_for_video(index));
+        let session = &mut self.sessions[index.index()];
         let streams = if active { video.streams } else { Vec::new() };
         if session.video == streams {
             return Ok(());
@@ -231,6 +233,15 @@ impl Shard {
         let channel = self.sessions[index.index()].channel;
         self.wants_lowered(now, channel);
         Ok(())
+    }
+
+    /// Whether one more of the channel's members may show video.
+    fn has_room_for_video(&self, index: SessionIndex) -> bool {
+        let session = &self.sessions[index.index()];
+        let limit = session.admission.policy.room.video_limit as usize;
+        let members = &self.channels[session.channel].members;
+        let showing = || members.iter().filter(|it| self.sessions[it.index()].shows_video());
+        limit == 0 || showing().count() < limit
     }
 
     pub(super) fn show_video(&mut self, index: SessionIndex) {
@@ -292,6 +303,29 @@ impl Shard {
             streams: &streams,
         };
         self.tell(index, &message);
+    }
+
+    /// Tells a session that was away who has left meanwhile, and whose camera is off now.
+    pub(super) fn tell_left(&mut self, index: SessionIndex) {
+        let left = std::mem::take(&mut self.sessions[index.index()].left);
+        let server = self.sessions[index.index()].admission.server;
+        let channel = self.sessions[index.index()].channel;
+        for user in left {
+            let back = self.by_user.get(&(server, user));
+            let back = back.is_some_and(|it| self.sessions[it.index()].channel == channel);
+            if !back {
+                self.tell(index, &ServerMessage::ClientDisconnect { user });
+            }
+        }
+        for position in 0..self.channels[channel].members.len() {
+            let other = self.channels[channel].members[position];
+            let session = &self.sessions[other.index()];
+            if other != index && !session.layers.is_empty() && !session.shows_video() {
+                let (user, audio_ssrc, video_ssrc, _) = video_of(session);
+                let video = ServerMessage::Video { user, audio_ssrc, video_ssrc, streams: &[] };
+                self.tell(index, &video);
+            }
+        }
     }
 
     /// Tells a session who else is there, who speaks and who shows video.

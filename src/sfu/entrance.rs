@@ -19,6 +19,17 @@ use crate::{
 /// Close code of a WebSocket that ended without one (RFC 6455 §7.1.5).
 const BROKEN_OFF: u16 = 1006;
 
+/// What those who stay in a channel need to know of a session's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// Its user has left.
+    Left,
+    /// Its user stays, with a newer session.
+    Stays,
+    /// Nothing: they go too.
+    ChannelEnds,
+}
+
 impl Shard {
     /// Control has answered a connection.
     pub(super) fn decide(&mut self, now: Instant, id: ConnectionId, verdict: Verdict) {
@@ -35,7 +46,9 @@ impl Shard {
                 let arrival = Arrival { connection: socket.connection, asked, verdict };
                 self.outputs.push_back(Output::Move { to: shard, arrival: Box::new(arrival) });
             }
-            (Verdict::Join { admission, .. }, Some(AdmissionRequest::Identify(identify))) => {
+            (Verdict::Join { admission, .. }, Some(AdmissionRequest::Identify(identify)))
+                if (admission.server, admission.user) == (identify.server, identify.user) =>
+            {
                 self.join(now, id, &identify, *admission);
             }
             (Verdict::Resume { serial, .. }, Some(AdmissionRequest::Resume(resume))) => {
@@ -68,7 +81,9 @@ impl Shard {
         if let Err((code, why)) = self.may_join(&admission, returning) {
             return self.refuse(now, id, admission.serial, code, why);
         }
-        let showed = replaced.is_some_and(|old| self.sessions[old.index()].shows_video());
+        let old = replaced.map(|old| &self.sessions[old.index()]);
+        let showed = old.is_some_and(Session::shows_video);
+        let spoke = old.is_some_and(|old| old.shown_speaking().is_some_and(|flags| flags != 0));
         if let Some(old) = replaced {
             self.replace(now, old, returning);
         }
@@ -81,9 +96,15 @@ impl Shard {
         self.tell_present(index);
         if !returning {
             self.tell_others(index, &ServerMessage::ClientsConnect { users: &[user] });
-        } else if showed {
-            // The old session's camera went with it.
-            self.show_video(index);
+        } else {
+            // What the old session said and showed went with it.
+            if spoke {
+                let ssrc = self.sessions[index.index()].audio_ssrc();
+                self.tell_others(index, &ServerMessage::Speaking { user, ssrc, flags: 0 });
+            }
+            if showed {
+                self.show_video(index);
+            }
         }
         self.tell_flags(index);
         self.event(Event::Identified { serial });
@@ -134,7 +155,8 @@ impl Shard {
             self.sockets.remove(&connection);
             self.push_close(connection, code, "replaced by a newer session");
         }
-        self.remove(now, old, reason, code.code(), !returning);
+        let notice = if returning { Notice::Stays } else { Notice::Left };
+        self.remove(now, old, reason, code.code(), notice);
     }
 
     /// Gives a session its place in all tables.
@@ -222,6 +244,9 @@ impl Shard {
         if version.numbered() && session.replay.replay_after(resume.seq_ack).is_err() {
             return self.close(now, id, code, "messages were lost while away");
         }
+        if !session.resumes.take(now) {
+            return self.close(now, id, CloseCode::RateLimited, "resumed again and again");
+        }
         if let Some(old) = session.connection.take() {
             self.sockets.remove(&old);
             self.push_close(old, CloseCode::Disconnected, "resumed on another connection");
@@ -239,6 +264,7 @@ impl Shard {
             drain_outbox(&mut socket.connection, &mut self.outputs);
         }
         if !version.numbered() {
+            self.tell_left(index);
             self.tell_present(index);
         }
         if std::mem::take(&mut self.sessions[index.index()].repeat_description) {
@@ -264,9 +290,6 @@ impl Shard {
             CloseCode::SessionTimeout => {
                 self.detach(now, index, DisconnectReason::HeartbeatTimeout, code.code());
             }
-            CloseCode::ServerCrashed | CloseCode::WebRtcCrashed => {
-                self.detach(now, index, DisconnectReason::ResumeTimeout, code.code());
-            }
             _ => self.leave(now, index, DisconnectReason::ProtocolError, code.code()),
         }
     }
@@ -291,7 +314,6 @@ impl Shard {
         let session = &mut self.sessions[index.index()];
         session.connection = None;
         session.away = Some(Away { until, reason, close_code });
-        session.repeat_description = close_code == CloseCode::ServerCrashed.code();
         self.timers.set(until, Timer::Away(session.admission.serial));
     }
 
@@ -304,25 +326,32 @@ impl Shard {
         }
     }
 
-    /// Control ends a session; the others are told unless they go too. One that may resume keeps
-    /// its place until the window ends.
+    /// Control ends a session.
     pub(super) fn expel(
         &mut self,
         now: Instant,
         index: SessionIndex,
         code: CloseCode,
         reason: DisconnectReason,
-        announce: bool,
+        notice: Notice,
     ) {
         let Some(session) = self.sessions.get_mut(index.index()) else { return };
         if let Some(connection) = session.connection.take() {
             self.sockets.remove(&connection);
             self.push_close(connection, code, "closed by the backend");
         }
-        if code == CloseCode::ServerCrashed && reason != DisconnectReason::Shutdown {
-            return self.detach(now, index, DisconnectReason::ResumeTimeout, code.code());
-        }
-        self.remove(now, index, reason, code.code(), announce);
+        self.remove(now, index, reason, code.code(), notice);
+    }
+
+    /// Closes a session's WebSocket so that the client comes back.
+    pub(super) fn call_back(&mut self, now: Instant, index: SessionIndex) {
+        let session = &mut self.sessions[index.index()];
+        let Some(connection) = session.connection.take() else { return };
+        session.repeat_description = true;
+        self.sockets.remove(&connection);
+        let code = CloseCode::ServerCrashed;
+        self.push_close(connection, code, "come back");
+        self.detach(now, index, DisconnectReason::ResumeTimeout, code.code());
     }
 
     /// A session ends and everyone is told.
@@ -333,7 +362,7 @@ impl Shard {
         reason: DisconnectReason,
         close_code: u16,
     ) {
-        self.remove(now, index, reason, close_code, true);
+        self.remove(now, index, reason, close_code, Notice::Left);
     }
 
     fn remove(
@@ -342,7 +371,7 @@ impl Shard {
         index: SessionIndex,
         reason: DisconnectReason,
         close_code: u16,
-        announce: bool,
+        notice: Notice,
     ) {
         let session = self.sessions.remove(index.index());
         self.transports[index.index()] = None;
@@ -360,8 +389,11 @@ impl Shard {
         }
         self.event(Event::Disconnected { serial: admission.serial, reason, close_code });
         self.unseat(&session);
+        if notice == Notice::ChannelEnds {
+            return;
+        }
         if let Some(&channel) = self.by_channel.get(&admission.channel) {
-            if announce {
+            if notice == Notice::Left {
                 let left = ServerMessage::ClientDisconnect { user: admission.user };
                 for position in 0..self.channels[channel].members.len() {
                     self.tell(self.channels[channel].members[position], &left);
@@ -376,7 +408,7 @@ impl Shard {
     fn unseat(&mut self, session: &Session) {
         let channel = &mut self.channels[session.channel];
         channel.members.swap_remove(session.position);
-        if let Some(codecs) = &session.codecs {
+        if let Some(codecs) = session.codecs() {
             channel.decoders.remove(codecs);
         }
         if let Some(moved) = channel.members.get(session.position) {

@@ -136,9 +136,9 @@ impl Shard {
             return Err(DropReason::Malformed);
         };
         let media = if stream_index == 0 {
-            audible(session.may_speak(), packet.payload_type(), session.opus_payload_type())
+            audible(session.may_speak(), packet.payload_type(), session.opus_payload_type)
         } else if session.may_show() && session.shows_video() {
-            Media::video(session.codecs.as_deref(), packet.payload_type())
+            Media::video(session.codecs(), packet.payload_type())
                 .ok_or(DropReason::UnknownPayloadType)
         } else {
             Err(DropReason::VideoNotAllowed)

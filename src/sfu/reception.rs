@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{id::Ssrc, rtp::rtcp::ReportBlock};
+use crate::{id::Ssrc, rtp::rtcp::ReportBlock, sfu::source::ticks};
 
 /// Reception statistics of one stream.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Reception {
             counts.highest_seq = counts.highest_seq.wrapping_add(ahead as u32);
         }
         let elapsed = now.saturating_duration_since(counts.began);
-        let arrival = (elapsed.as_micros() * u128::from(self.clock_hz) / 1_000_000) as u32;
+        let arrival = ticks(elapsed, self.clock_hz);
         let transit = arrival.wrapping_sub(timestamp);
         let difference = (transit.wrapping_sub(counts.transit) as i32).unsigned_abs();
         counts.transit = transit;

@@ -9,7 +9,8 @@ use std::{
 use crate::{
     crypto::{Mode, SecretKey},
     egress::Path,
-    id::{ConnectionId, Ssrc},
+    id::{ConnectionId, Ssrc, UserId},
+    limits::CHANNEL_SESSIONS_MAX,
     sfu::{
         Admission, DisconnectReason, Kind, Policy, SessionReport,
         budget::Budget,
@@ -107,6 +108,10 @@ pub struct Session {
     pub away: Option<Away>,
     /// Numbered messages it may have missed.
     pub replay: ReplayBuffer,
+    /// Who left while it was away, where its version has no replay: below 8.
+    pub left: Vec<UserId>,
+    /// Resumes it may still make.
+    pub resumes: Budget,
     /// What it may send: audio, then a media and a retransmission stream for each layer; their
     /// SSRCs are consecutive, so that a retransmission's is its primary's plus one (protocol.md
     /// §1.4).
@@ -115,12 +120,16 @@ pub struct Session {
     pub layers: Vec<Layer>,
     /// Its speaking flags, once it has sent any.
     pub speaking: Option<u32>,
+    /// How often the others may still be told the same again.
+    pub speaking_repeats: Budget,
     /// The layers it says it sends; empty while its camera is off.
     pub video: Vec<Layer>,
     /// Whether it supports video at all.
     pub declares_video: bool,
     /// The codecs it listed.
-    pub codecs: Option<Vec<Codec>>,
+    codecs: Option<Vec<Codec>>,
+    /// The payload type it gives Opus.
+    pub opus_payload_type: u8,
     /// What it wants to see.
     pub wants: SinkWants,
     /// What it was last told that others want to see of each of its layers.
@@ -183,13 +192,17 @@ impl Session {
             host: None,
             away: None,
             replay: ReplayBuffer::new(),
+            left: Vec::new(),
+            resumes: Budget::new(RESUMES.0, RESUMES.1),
             streams,
             wanted: vec![WANTED_DEFAULT; layers.len()],
             layers,
             speaking: None,
+            speaking_repeats: Budget::new(SPEAKING_REPEATS.0, SPEAKING_REPEATS.1),
             video: Vec::new(),
             declares_video: identify.video,
             codecs: None,
+            opus_payload_type: OPUS_PAYLOAD_TYPE,
             wants: SinkWants::default(),
             description: None,
             repeat_description: false,
@@ -229,6 +242,13 @@ impl Session {
         bound.is_none_or(|bound| bound.remote.ip() == host) || self.host == Some(host)
     }
 
+    /// Somebody has left whom it cannot be told of.
+    pub fn missed_leaving(&mut self, user: UserId) {
+        if self.left.len() < CHANNEL_SESSIONS_MAX {
+            self.left.push(user);
+        }
+    }
+
     /// Whether others may hear it.
     pub fn may_speak(&self) -> bool {
         let Policy { permissions, state, .. } = &self.admission.policy;
@@ -261,11 +281,16 @@ impl Session {
         Some(if priority { flags } else { flags & !PRIORITY })
     }
 
-    /// The payload type it gives Opus.
-    pub fn opus_payload_type(&self) -> u8 {
-        let codecs = self.codecs.iter().flatten();
-        let mut opus = codecs.filter(|codec| codec.name == CodecName::Opus);
-        opus.next().map_or(OPUS_PAYLOAD_TYPE, |codec| codec.payload_type)
+    /// The codecs it listed.
+    pub fn codecs(&self) -> Option<&[Codec]> {
+        self.codecs.as_deref()
+    }
+
+    /// It lists its codecs, or none.
+    pub fn list_codecs(&mut self, codecs: Option<Vec<Codec>>) {
+        let mut opus = codecs.iter().flatten().filter(|codec| codec.name == CodecName::Opus);
+        self.opus_payload_type = opus.next().map_or(OPUS_PAYLOAD_TYPE, |opus| opus.payload_type);
+        self.codecs = codecs;
     }
 
     /// How it names video it is sent, or `None` if it takes none (protocol.md §2.3).
@@ -297,8 +322,7 @@ impl Session {
 
     /// How well it wants to see the stream `ssrc`.
     pub fn want(&self, ssrc: Ssrc) -> u8 {
-        let by_ssrc = self.wants.by_ssrc.iter().rev().find(|(wanted, _)| *wanted == ssrc);
-        by_ssrc.map(|(_, want)| *want).or(self.wants.any).unwrap_or(WANTED_DEFAULT)
+        self.wants.of(ssrc).unwrap_or(WANTED_DEFAULT)
     }
 
     /// The session as the control API shows it.
@@ -322,6 +346,14 @@ impl Session {
         }
     }
 }
+
+/// Resumes of one session, at once and per second: each may cost a replay of
+/// [`crate::limits::REPLAY_BYTES_MAX`], and a client on the worst of networks makes one in seconds.
+const RESUMES: (u32, u32) = (20, 1);
+
+/// Speaking flags told again though they have not changed, at once and per second: in a channel of
+/// thousands one member's op 5 is thousands of messages.
+const SPEAKING_REPEATS: (u32, u32) = (10, 1);
 
 /// Discovery requests of one session, at once and per second. A client sends one, or six a second
 /// apart from new ports (protocol.md §2.1).

@@ -26,6 +26,7 @@ use crate::{
         AdmissionRequest, Command, DisconnectReason, Event, RoomReport, Verdict,
         budget::Budget,
         channel::Channel,
+        entrance::Notice,
         session::{Session, SessionIndex},
         timer::{Timer, Timers},
         transport::Transport,
@@ -223,12 +224,17 @@ impl Shard {
             Command::Update { serial, policy } => self.update(now, serial, *policy, egress),
             Command::Close { serial, code, reason } => {
                 if let Some(&index) = self.by_serial.get(&serial) {
-                    self.expel(now, index, code, reason, true);
+                    self.expel(now, index, code, reason, Notice::Left);
                 }
             }
             Command::CloseChannel { channel, code, reason } => {
                 for index in self.members_of(channel) {
-                    self.expel(now, index, code, reason, false);
+                    self.expel(now, index, code, reason, Notice::ChannelEnds);
+                }
+            }
+            Command::Reconnect { channel } => {
+                for index in self.members_of(channel) {
+                    self.call_back(now, index);
                 }
             }
             #[cfg(test)]
@@ -291,10 +297,15 @@ impl Shard {
 
     /// Every channel as the control API shows it.
     pub fn rooms(&self) -> Vec<RoomReport> {
-        self.channels.iter().map(|(_, channel)| self.room(channel)).collect()
+        self.channels.iter().map(|(_, channel)| self.report(channel)).collect()
     }
 
-    fn room(&self, channel: &Channel) -> RoomReport {
+    /// One of them.
+    pub fn room(&self, channel: ChannelId) -> Option<RoomReport> {
+        self.by_channel.get(&channel).map(|&key| self.report(&self.channels[key]))
+    }
+
+    fn report(&self, channel: &Channel) -> RoomReport {
         let report = |index: &SessionIndex| {
             self.sessions[index.index()].report(self.transports[index.index()].as_ref())
         };
@@ -325,7 +336,7 @@ impl Shard {
         self.draining = true;
         let sessions: Vec<_> = self.sessions.iter().map(|(key, _)| index_of(key)).collect();
         for index in sessions {
-            self.expel(now, index, code, DisconnectReason::Shutdown, false);
+            self.expel(now, index, code, DisconnectReason::Shutdown, Notice::ChannelEnds);
         }
         #[expect(clippy::disallowed_methods, reason = "sorted below")]
         let mut sockets: Vec<_> = self.sockets.keys().copied().collect();
@@ -351,6 +362,9 @@ impl Shard {
         } else if session.connection.is_some() {
             message.encode(version, None)
         } else {
+            if let ServerMessage::ClientDisconnect { user } = message {
+                session.missed_leaving(*user);
+            }
             return;
         };
         if let Some(connection) = session.connection {

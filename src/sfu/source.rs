@@ -157,8 +157,13 @@ impl Source {
     }
 }
 
-fn ticks(elapsed: Duration, clock_hz: u32) -> u32 {
-    (elapsed.as_micros() * u128::from(clock_hz) / 1_000_000) as u32
+/// A media clock's ticks in `elapsed`, modulo 2^32.
+#[inline]
+pub fn ticks(elapsed: Duration, clock_hz: u32) -> u32 {
+    // In 64 bits: a division in 128 is a call, and this is on the packet path.
+    let seconds = elapsed.as_secs().wrapping_mul(u64::from(clock_hz));
+    let rest = u64::from(elapsed.subsec_micros()) * u64::from(clock_hz) / 1_000_000;
+    seconds.wrapping_add(rest) as u32
 }
 
 #[cfg(test)]

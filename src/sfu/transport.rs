@@ -19,6 +19,8 @@ pub struct Transport {
     flow: Flow,
     /// Whether a datagram from `path` has authenticated; until then discovery may move it.
     verified: bool,
+    /// Whether media has come under this key.
+    heard: bool,
     /// The session hears nothing.
     pub deaf: bool,
     /// What this hearer calls each video codec; `None` if it takes no video at all.
@@ -56,6 +58,7 @@ impl Transport {
             path,
             flow,
             verified: false,
+            heard: false,
             deaf: false,
             video: None,
             takes_rtcp: false,
@@ -88,10 +91,20 @@ impl Transport {
         self.cipher.open(datagram)
     }
 
-    /// Keeps our nonces away from those of an authenticated datagram.
+    /// Keeps our nonces away from those of an authenticated packet of media, which is no replay.
     #[inline]
     pub fn observe(&mut self, opened: &Opened) {
+        self.heard = true;
         if let Some(suffix) = opened.suffix {
+            self.nonces.observe(suffix);
+        }
+    }
+
+    /// As before, for a control packet, which may be an old one sent again by somebody else: only
+    /// who merely listens is known by these, and sends so few that it never counts as far as the
+    /// other half of the number space.
+    pub fn observe_rtcp(&mut self, opened: &Opened) {
+        if let (false, Some(suffix)) = (self.heard, opened.suffix) {
             self.nonces.observe(suffix);
         }
     }
@@ -127,5 +140,45 @@ impl Transport {
         let len = self.cipher.seal(bytes, plain.len(), suffix).ok_or(DropReason::Malformed)?;
         slot.commit(len);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u8; 32] = [7; 32];
+
+    fn transport() -> Transport {
+        let path = Path::to(([192, 0, 2, 1], 5_000).into());
+        let mode = Mode::Aes256GcmRtpsize;
+        Transport::new(mode, &SecretKey::new(KEY), [0; 23], Flow(0), Some(path))
+    }
+
+    fn opened(suffix: [u8; 4]) -> Opened {
+        Opened { range: 0..0, suffix: Some(suffix) }
+    }
+
+    /// Whether the next packet's suffix is in the upper half, counted in big-endian order.
+    fn seals_in_upper_half(transport: &mut Transport) -> bool {
+        let mut egress = Egress::new(4, 8_192);
+        let mut packet = [0; 24];
+        packet[0] = 0x80;
+        transport.seal(&packet, &mut egress, |_| {}).expect("room enough");
+        let flight = egress.flight();
+        let datagram = flight.chains().flatten().next().expect("one was sealed").bytes;
+        datagram[datagram.len() - 4] & 0x80 != 0
+    }
+
+    #[test]
+    fn an_old_report_sent_again_does_not_move_the_nonces_of_who_speaks() {
+        let mut transport = transport();
+        transport.observe_rtcp(&opened([0x80, 0, 0, 1]));
+        assert!(!seals_in_upper_half(&mut transport), "a listener's reports count");
+        transport.observe(&opened([0x80, 0, 0, 2]));
+        transport.observe_rtcp(&opened([0, 0, 0, 1]));
+        assert!(!seals_in_upper_half(&mut transport), "a speaker's do not");
+        transport.observe(&opened([0, 0, 0, 3]));
+        assert!(seals_in_upper_half(&mut transport));
     }
 }

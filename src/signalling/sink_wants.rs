@@ -19,19 +19,29 @@ use crate::{id::Ssrc, limits::SINK_WANTS_MAX};
 pub struct SinkWants {
     /// For streams not named.
     pub any: Option<u8>,
-    /// Per primary SSRC, in the order sent; a later entry overrides an earlier one.
-    pub by_ssrc: Vec<(Ssrc, u8)>,
+    /// Per primary SSRC, sorted by it, one entry each.
+    pub(super) by_ssrc: Vec<(Ssrc, u8)>,
     /// Largest useful picture per primary SSRC, in pixels.
     pub pixel_counts: Vec<(Ssrc, u32)>,
 }
 
 impl SinkWants {
+    /// What is wanted of the stream `ssrc`, if anything was said that applies to it.
+    pub fn of(&self, ssrc: Ssrc) -> Option<u8> {
+        let entry = self.by_ssrc.binary_search_by_key(&ssrc, |(wanted, _)| *wanted);
+        entry.map_or(self.any, |entry| Some(self.by_ssrc[entry].1))
+    }
+
     pub(super) fn parse(payload: Payload<'_>) -> Result<Self, Refusal> {
-        let wants: Self = serde_json::from_str(payload.0)
+        let mut wants: Self = serde_json::from_str(payload.0)
             .map_err(|_| Refusal::decode("Media Sink Wants has a value that is no number"))?;
         if wants.by_ssrc.len() > SINK_WANTS_MAX || wants.pixel_counts.len() > SINK_WANTS_MAX {
             return Err(Refusal::bad_request("too many sink wants"));
         }
+        // Of what was said twice the last counts; a stable sort leaves it first of the reversed.
+        wants.by_ssrc.reverse();
+        wants.by_ssrc.sort_by_key(|(ssrc, _)| *ssrc);
+        wants.by_ssrc.dedup_by_key(|(ssrc, _)| *ssrc);
         Ok(wants)
     }
 }

@@ -242,6 +242,11 @@ fn a_migration_is_4015() {
     let (status, answer) = server.api("POST", &path, Some(&json!({ "close": 4015 })));
     assert!((200..300).contains(&status), "{status} {answer}");
     assert_eq!(client.gateway.closed(), 4015);
+    let mut back = Gateway::open(&server, Door::plain(8));
+    back.resume(&client.grant, None);
+    let news = back.drain();
+    let at = |op| news.iter().rposition(|message| message.op == op).expect("among the news");
+    assert!(at(9) < at(4), "discord.py waits for its key after it has resumed");
 }
 
 #[test]

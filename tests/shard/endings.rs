@@ -260,15 +260,28 @@ fn closing_a_channel_closes_everyone_in_it_and_nobody_else() {
 }
 
 #[test]
-fn migrating_a_channel_lets_its_members_resume() {
+fn calling_a_channel_back_lets_its_members_resume() {
     let mut rig = Rig::new();
     let (a, b) = (rig.speaker(1, 10), rig.speaker(1, 11));
-    let (code, reason) = (CloseCode::ServerCrashed, DisconnectReason::RoomClosed);
-    rig.command(Command::CloseChannel { channel: ChannelId(1), code, reason });
+    rig.command(Command::Reconnect { channel: ChannelId(1) });
     assert_eq!((rig.clients[a].closed, rig.clients[b].closed), (Some(4015), Some(4015)));
     assert!(rig.events.is_empty());
     rig.resume(a);
     assert_eq!(rig.clients[a].closed, None);
+    rig.advance(RESUME_WINDOW);
+    assert_eq!(ending(&rig), (DisconnectReason::ResumeTimeout, 4015));
+}
+
+#[test]
+fn a_session_the_backend_ends_is_gone_whatever_the_code() {
+    let mut rig = Rig::new();
+    let (a, b) = (rig.speaker(1, 10), rig.speaker(1, 11));
+    rig.clients[b].take_told();
+    rig.kick(a, CloseCode::ServerCrashed);
+    assert_eq!(rig.clients[a].closed, Some(4015));
+    assert_eq!(ending(&rig), (DisconnectReason::Kicked, 4015));
+    assert_eq!(rig.clients[b].take_told()[0]["op"], 13);
+    assert_eq!(rig.shard.sessions(), 1);
 }
 
 #[test]

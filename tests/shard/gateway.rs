@@ -1,5 +1,7 @@
 //! The order of a connection, versions, and what members learn of each other (protocol.md §1).
 
+use std::time::Duration;
+
 use serde_json::json;
 use stentor::{
     id::{ShardId, Ssrc, UserId},
@@ -70,8 +72,21 @@ fn newcomers_and_members_learn_of_each_other() {
     assert_eq!(told.len(), 1, "the first Speaking is told even when it is 0");
     let ssrc = rig.clients[c].ssrc();
     assert_eq!(told[0]["d"], json!({"user_id": "12", "ssrc": ssrc, "speaking": 0}));
-    rig.say(c, |client| client.speaking(0));
-    assert_eq!(rig.clients[a].take_told().len(), 1, "said again it is told again");
+    for _ in 0..20 {
+        rig.say(c, |client| client.speaking(0));
+    }
+    assert_eq!(
+        rig.clients[a].take_told().len(),
+        10,
+        "said again it is told again, but not for ever"
+    );
+    for flags in [1, 0, 1] {
+        rig.say(c, |client| client.speaking(flags));
+        assert_eq!(rig.clients[a].take_told()[0]["d"]["speaking"], json!(flags), "news is told");
+    }
+    rig.advance(Duration::from_secs(1));
+    rig.say(c, |client| client.speaking(1));
+    assert_eq!(rig.clients[a].take_told().len(), 1);
 }
 
 #[test]

@@ -281,3 +281,31 @@ fn in_a_stream_only_its_owner_is_heard_and_not_while_it_is_paused() {
     rig.advance(Duration::from_millis(20));
     assert!(rig.clients[viewer].take_heard().is_empty());
 }
+
+#[test]
+fn no_more_members_show_video_than_the_channel_allows() {
+    let mut rig = Rig::new();
+    for user in [10, 11, 12] {
+        rig.policies.entry(UserId(user)).or_default().room.video_limit = 1;
+    }
+    let [a, b, c] = [10, 11, 12].map(|user| rig.joined(1, user, Profile::video(103, 104)));
+    rig.say(a, |client| client.camera(true));
+    rig.forget();
+    rig.say(b, |client| client.camera(true));
+    assert!(rig.clients[c].take_told().is_empty(), "there is no room for another picture");
+    let from = rig.clients[b].address;
+    let packet = rig.clients[b].next_packet(1, 103, b"unseen");
+    assert_eq!(rig.dropped(from, &packet), DropReason::VideoNotAllowed);
+
+    rig.say(a, |client| client.camera(false));
+    rig.say(b, |client| client.camera(true));
+    rig.forget();
+    rig.send(b, |client| client.next_packet(1, 103, b"seen"));
+    assert_eq!(rig.clients[c].take_heard().len(), 1);
+    rig.update(b, |policy| policy.room.video_limit = 0);
+    rig.say(a, |client| client.camera(true));
+    assert!(rig.clients[c].take_told().is_empty(), "each member's own rules bind it");
+    rig.update(a, |policy| policy.room.video_limit = 0);
+    rig.say(a, |client| client.camera(true));
+    assert_eq!(rig.clients[c].take_ops(), [12]);
+}

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use serde_json::json;
-use stentor::{limits::REPLAY_MESSAGES_MAX, sfu::Event};
+use stentor::{
+    id::ChannelId,
+    limits::REPLAY_MESSAGES_MAX,
+    sfu::{Command, Event},
+};
 
 use crate::{
     client::{Client, Grant, Profile, message},
@@ -78,10 +82,53 @@ fn an_unnumbered_resume_tells_the_present_state() {
         rig.resume(a);
         let told = rig.clients[a].take_told();
         let ops: Vec<_> = told.iter().map(|message| message["op"].as_u64().unwrap()).collect();
-        assert_eq!(ops, [8, 9, 11, 5, 12]);
-        assert_eq!(told[2]["d"]["user_ids"], json!(["11"]), "who left is not there");
+        assert_eq!(ops, [8, 9, 13, 11, 5, 12]);
+        assert_eq!(told[2]["d"], json!({"user_id": "12"}), "who left meanwhile");
+        assert_eq!(told[3]["d"]["user_ids"], json!(["11"]), "who left is not there");
         assert!(told.iter().all(|message| message.get("seq").is_none()));
     }
+}
+
+#[test]
+fn an_unnumbered_resume_tells_what_ended_meanwhile() {
+    let mut rig = Rig::new();
+    let a = rig.joined(1, 10, Profile::v(4));
+    let b = rig.joined(1, 11, Profile::video(103, 104));
+    let (c, d) = (rig.speaker(1, 12), rig.speaker(1, 13));
+    rig.say(b, |client| client.camera(true));
+    rig.hang_up(a, 1006);
+    rig.say(b, |client| client.camera(false));
+    rig.hang_up(c, 1000);
+    rig.hang_up(d, 1000);
+    rig.speaker(1, 13);
+    rig.clients[a].told.clear();
+    rig.resume(a);
+    let told = rig.clients[a].take_told();
+    let left = told.iter().filter(|message| message["op"] == 13);
+    let left: Vec<_> = left.map(|message| message["d"]["user_id"].clone()).collect();
+    assert_eq!(left, [json!("12")], "and who has come back has not left");
+    let camera = told.iter().find(|message| message["op"] == 12).expect("its camera is off");
+    assert_eq!(camera["d"]["user_id"], json!("11"));
+    assert_eq!(camera["d"]["streams"], json!([]));
+    rig.hang_up(a, 1006);
+    rig.resume(a);
+    assert!(rig.clients[a].take_told().iter().all(|message| message["op"] != 13), "said once");
+}
+
+#[test]
+fn who_resumes_again_and_again_is_closed_4021() {
+    let mut rig = Rig::new();
+    let a = rig.speaker(1, 10);
+    for _ in 0..20 {
+        rig.resume(a);
+        assert_eq!(rig.clients[a].closed, None);
+        rig.advance(Duration::from_millis(1));
+    }
+    rig.resume(a);
+    assert_eq!(rig.clients[a].closed, Some(4021));
+    rig.advance(Duration::from_secs(1));
+    rig.resume(a);
+    assert_eq!(rig.clients[a].closed, None, "the session is still there");
 }
 
 #[test]
@@ -205,7 +252,7 @@ fn after_a_4015_the_description_is_said_again() {
     let mut rig = Rig::new();
     let a = rig.speaker(1, 10);
     let key = rig.clients[a].agreed[0].key;
-    rig.kick(a, stentor::signalling::CloseCode::ServerCrashed);
+    rig.command(Command::Reconnect { channel: ChannelId(1) });
     assert_eq!(rig.clients[a].closed, Some(4015));
     assert!(rig.events.is_empty(), "the session keeps its place: {:?}", rig.events);
     rig.resume(a);

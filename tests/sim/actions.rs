@@ -45,6 +45,7 @@ const ACTIONS: &[(usize, Action)] = &[
     (8, World::change_policy),
     (1, World::kick),
     (1, World::close_channel),
+    (1, World::call_back),
     (2, World::move_channel),
     (3, World::make_noise),
     (3, World::tamper),
@@ -430,6 +431,13 @@ impl World {
         let channel = ChannelId(self.dice.within(1..5) as u64);
         let code = self.dice.pick(&[CloseCode::RoomClosed, CloseCode::ServerCrashed]);
         self.control.close_channel(channel, code.expect("codes"));
+        self.dispatch();
+    }
+
+    /// A channel's members are to come back by themselves.
+    fn call_back(&mut self) {
+        let channel = ChannelId(self.dice.within(1..5) as u64);
+        self.control.call_back(channel);
         self.dispatch();
     }
 

@@ -148,4 +148,9 @@ impl Control {
         let command = Command::CloseChannel { channel, code, reason };
         self.orders.push((self.shard_of(channel), command));
     }
+
+    /// Migrates a channel: its members are to come back by themselves.
+    pub fn call_back(&mut self, channel: ChannelId) {
+        self.orders.push((self.shard_of(channel), Command::Reconnect { channel }));
+    }
 }

@@ -46,6 +46,7 @@ enum Operation<'a> {
     Rule { client: u8, mute: bool, deaf: bool, suppress: bool },
     Kick { client: u8 },
     CloseChannel { channel: u8 },
+    CallBack { channel: u8 },
     Elapse { ms: u16 },
 }
 
@@ -185,6 +186,11 @@ impl World {
                     code: CloseCode::RoomClosed,
                     reason: DisconnectReason::RoomClosed,
                 };
+                self.shard.handle_command(now, command, &mut self.egress);
+            }
+            Operation::CallBack { channel } => {
+                let channel = ChannelId(u64::from(channel % 3) + 1);
+                let command = Command::Reconnect { channel };
                 self.shard.handle_command(now, command, &mut self.egress);
             }
             Operation::Elapse { ms } => self.elapse(Duration::from_millis(ms.into())),
