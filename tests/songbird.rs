@@ -401,8 +401,8 @@ impl Heard {
     }
 
     /// The samples of packets that were played one after the other. songbird plays only a part of
-    /// what piled up while it was kept waiting, so a run ends where a packet does not follow the one
-    /// before. The very first ticks, which fade in, and the first of each run are left out.
+    /// what piled up while it was kept waiting, so a run ends where a packet does not follow the
+    /// one before. The very first ticks, which fade in, and the first of each run are left out.
     fn runs(&self, ssrc: u32) -> Vec<Vec<&[i16]>> {
         let ticks = self.ticks.get(&ssrc).and_then(|ticks| ticks.get(5..)).unwrap_or_default();
         ticks
