@@ -1,19 +1,20 @@
 //! songbird 0.6, unmodified, as a foreign client over real TLS: each voice speaks a sine tone of
 //! its own, each hearer says by Goertzel filter which tones it heard under which SSRC, and which
-//! RTP sequence numbers. Claims are about media heard, never about time; every wait is bounded.
+//! RTP packets. Claims are about media heard, never about time: what songbird does when it is short
+//! of time is turned off or left out (see `scheduler` and `Heard::runs`); every wait is bounded.
 
 mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::{NonZeroU8, NonZeroU64},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, LazyLock, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use songbird::{
     Config, ConnectionInfo, CoreEvent, Driver, Event, EventContext, EventHandler,
-    driver::{DecodeConfig, DecodeMode, retry::Retry},
+    driver::{DecodeConfig, DecodeMode, Scheduler, SchedulerConfig, retry::Retry},
     id::{ChannelId, GuildId, UserId},
     input::RawAdapter,
 };
@@ -31,6 +32,9 @@ const OTHER_CHANNEL: u64 = 127_121_515_262_115_999;
 
 /// Ticks of one tone that count as having heard it: a second.
 const ENOUGH: usize = 50;
+
+/// A tick's samples, and its timestamps' step.
+const TICK: u32 = 960;
 
 #[test]
 fn two_voices_hear_each_other_with_aes() {
@@ -125,12 +129,12 @@ fn who_leaves_is_reported_and_heard_no_more() {
             until("a Client Disconnect", || stays.heard().gone.contains(&11)).await;
             assert_eq!(stays.heard().gone, BTreeSet::from([11]));
             let ssrc = stays.heard().ssrc_of(11).expect("it spoke");
-            let heard_before = stays.heard().sequences[&ssrc].len();
+            let heard_before = stays.heard().packets[&ssrc].len();
 
             let late = Voice::join(&server, CHANNEL, 12, VOICES[2]).await;
             late.until_hears(&stays).await;
             late.assert_heard_exactly(&[&stays]);
-            assert_eq!(stays.heard().sequences[&ssrc].len(), heard_before);
+            assert_eq!(stays.heard().packets[&ssrc].len(), heard_before);
         });
     });
 }
@@ -246,15 +250,32 @@ struct Voice {
     heard: Arc<Mutex<Heard>>,
 }
 
+/// Where a packet stands among its sender's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    sequence: u16,
+    timestamp: u32,
+}
+
+/// One packet played.
+#[derive(Debug)]
+struct Tick {
+    sequence: u16,
+    /// Left channel.
+    samples: Vec<i16>,
+}
+
 /// What one driver reported.
 #[derive(Debug, Default)]
 struct Heard {
     /// From Speaking messages.
     users: BTreeMap<u32, u64>,
-    /// Left channel of every decoded tick, by SSRC.
-    ticks: BTreeMap<u32, Vec<Vec<i16>>>,
-    /// Sequence numbers as they arrived, by SSRC.
-    sequences: BTreeMap<u32, Vec<u16>>,
+    /// Every packet as it arrived, by SSRC.
+    packets: BTreeMap<u32, Vec<Stamp>>,
+    /// Every packet as it was played, by SSRC.
+    ticks: BTreeMap<u32, Vec<Tick>>,
+    /// Packets that did not open.
+    sealed: Vec<(u32, u16)>,
     /// From Client Disconnect messages.
     gone: BTreeSet<u64>,
     /// Its own SSRC at each reconnection.
@@ -300,33 +321,37 @@ impl Voice {
         until(&what, || self.heard().ticks(speaker.user) >= ENOUGH).await;
     }
 
-    /// Every SSRC heard belongs to one of `speakers`, carries its tone and no other, and not one
-    /// packet is missing, doubled or out of order.
+    /// Every SSRC heard belongs to one of `speakers` and carries its tone and no other in every
+    /// packet; not one packet is missing, doubled, out of order or sealed with another key.
     fn assert_heard_exactly(&self, speakers: &[&Voice]) {
         let heard = self.heard();
         let users: BTreeSet<u64> = heard
-            .sequences
+            .packets
             .keys()
             .map(|ssrc| *heard.users.get(ssrc).unwrap_or_else(|| panic!("SSRC {ssrc} is nobody's")))
             .collect();
         let expected: BTreeSet<u64> = speakers.iter().map(|speaker| speaker.user).collect();
         assert_eq!(users, expected, "{} heard the wrong users", self.user);
-        for (ssrc, sequences) in &heard.sequences {
-            let steps = sequences.windows(2).map(|pair| pair[1].wrapping_sub(pair[0]));
-            let gaps: Vec<_> = steps.enumerate().filter(|(_, step)| *step != 1).collect();
+        assert!(heard.sealed.is_empty(), "{} could not open {:?}", self.user, heard.sealed);
+        for ssrc in heard.packets.keys() {
+            let gaps = heard.gaps(*ssrc);
             assert!(gaps.is_empty(), "{} heard SSRC {ssrc} with gaps {gaps:?}", self.user);
         }
         for speaker in speakers {
             let ssrc = heard.ssrc_of(speaker.user).expect("it was heard");
-            // The first ticks fade in; whole seconds follow.
-            let samples = heard.ticks[&ssrc][5..].concat();
-            assert_eq!(
-                tone::voice(&samples),
-                Some(speaker.tone),
-                "{} heard {} with another tone",
-                self.user,
-                speaker.user
-            );
+            for run in heard.runs(ssrc) {
+                // Each packet for itself, and all of them as the one tone they were cut from.
+                let whole = run.concat();
+                for samples in run.into_iter().chain([&whole[..]]) {
+                    assert_eq!(
+                        tone::voice(samples),
+                        Some(speaker.tone),
+                        "{} heard {} with another tone",
+                        self.user,
+                        speaker.user
+                    );
+                }
+            }
         }
     }
 }
@@ -335,12 +360,19 @@ impl Drop for Voice {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let heard = self.heard.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let ticks: BTreeMap<_, _> =
-                heard.ticks.iter().map(|(ssrc, ticks)| (ssrc, ticks.len())).collect();
             eprintln!(
-                "{}: users {:?}, ticks {ticks:?}, gone {:?}, reconnected {:?}, lost {:?}",
-                self.user, heard.users, heard.gone, heard.reconnected, heard.lost
+                "{}: gone {:?}, reconnected {:?}, lost {:?}, sealed {:?}",
+                self.user, heard.gone, heard.reconnected, heard.lost, heard.sealed
             );
+            for (ssrc, packets) in &heard.packets {
+                let runs: Vec<_> = heard.runs(*ssrc).iter().map(Vec::len).collect();
+                let (user, gaps) = (heard.users.get(ssrc), heard.gaps(*ssrc));
+                let ends = (packets.first(), packets.last());
+                eprintln!(
+                    "  {ssrc} of {user:?}: {} packets, {ends:?}, gaps {gaps:?}, played {runs:?}",
+                    packets.len()
+                );
+            }
         }
     }
 }
@@ -350,9 +382,34 @@ impl Heard {
         self.users.iter().find(|(_, owner)| **owner == user).map(|(ssrc, _)| *ssrc)
     }
 
-    /// Ticks heard of this user.
+    /// Ticks in [`Heard::runs`] of this user.
     fn ticks(&self, user: u64) -> usize {
-        self.ssrc_of(user).and_then(|ssrc| self.ticks.get(&ssrc)).map_or(0, Vec::len)
+        self.ssrc_of(user).map_or(0, |ssrc| self.runs(ssrc).iter().map(Vec::len).sum())
+    }
+
+    /// Packets that do not follow the one before: the place, and both.
+    fn gaps(&self, ssrc: u32) -> Vec<(usize, Stamp, Stamp)> {
+        let follows = |a: Stamp, b: Stamp| {
+            b.sequence == a.sequence.wrapping_add(1)
+                && b.timestamp == a.timestamp.wrapping_add(TICK)
+        };
+        let pairs = self.packets[&ssrc].windows(2).enumerate();
+        pairs
+            .filter(|(_, pair)| !follows(pair[0], pair[1]))
+            .map(|(place, pair)| (place + 1, pair[0], pair[1]))
+            .collect()
+    }
+
+    /// The samples of packets that were played one after the other. songbird plays only a part of
+    /// what piled up while it was kept waiting, so a run ends where a packet does not follow the
+    /// one before. The very first ticks, which fade in, and the first of each run are left out.
+    fn runs(&self, ssrc: u32) -> Vec<Vec<&[i16]>> {
+        let ticks = self.ticks.get(&ssrc).and_then(|ticks| ticks.get(5..)).unwrap_or_default();
+        ticks
+            .chunk_by(|a, b| b.sequence == a.sequence.wrapping_add(1))
+            .map(|run| run[1..].iter().map(|tick| &tick.samples[..]).collect::<Vec<_>>())
+            .filter(|run| !run.is_empty())
+            .collect()
     }
 }
 
@@ -373,16 +430,24 @@ impl EventHandler for Ear {
             {
                 #[expect(clippy::iter_over_hash_type, reason = "each speaker has its own list")]
                 for (ssrc, voice) in &tick.speaking {
+                    // Without a packet songbird made the sound up.
+                    let Some(packet) = &voice.packet else { continue };
+                    let sequence = u16::from(packet.rtp().get_sequence());
                     if let Some(samples) = &voice.decoded_voice {
-                        let left = samples.iter().step_by(2).copied().collect();
-                        heard.ticks.entry(*ssrc).or_default().push(left);
+                        let samples = samples.iter().step_by(2).copied().collect();
+                        heard.ticks.entry(*ssrc).or_default().push(Tick { sequence, samples });
+                    } else {
+                        heard.sealed.push((*ssrc, sequence));
                     }
                 }
             }
             EventContext::RtpPacket(packet) => {
                 let rtp = packet.rtp();
-                let sequence = u16::from(rtp.get_sequence());
-                heard.sequences.entry(rtp.get_ssrc()).or_default().push(sequence);
+                let stamp = Stamp {
+                    sequence: rtp.get_sequence().into(),
+                    timestamp: rtp.get_timestamp().into(),
+                };
+                heard.packets.entry(rtp.get_ssrc()).or_default().push(stamp);
             }
             EventContext::ClientDisconnect(gone) => {
                 heard.gone.insert(gone.user_id.0);
@@ -397,8 +462,21 @@ impl EventHandler for Ear {
 
 fn config() -> Config {
     Config::default()
+        .scheduler(scheduler())
         .decode_mode(DecodeMode::Decode(DecodeConfig::default()))
         .driver_retry(Retry { retry_limit: NonZeroU8::new(1), ..Retry::default() })
+}
+
+/// One for all voices, as songbird's own. That one moves a voice to another thread when a turn took
+/// 18 ms, and by then the turn's packets are sealed: the moved voice's packet is never sent, and
+/// the last voice of the thread puts its header before another's ciphertext, which cannot open.
+fn scheduler() -> Scheduler {
+    static SCHEDULER: LazyLock<Scheduler> = LazyLock::new(|| {
+        let mut config = SchedulerConfig::default();
+        config.move_expensive_tasks = false;
+        Scheduler::new(config)
+    });
+    SCHEDULER.clone()
 }
 
 fn info(grant: &Grant, endpoint: &str) -> ConnectionInfo {

@@ -1,6 +1,6 @@
 //! A real `stentor serve` in a process of its own, on ports and a state directory of its own, with
-//! what a backend does to it: grants, the control API, metrics. Stops when dropped; prints its log
-//! when a test fails.
+//! what a backend does to it: grants, the control API, metrics. Stops when dropped; prints what it
+//! has counted and its log when a test fails.
 
 use std::{
     env,
@@ -231,6 +231,18 @@ impl Server {
         fs::read_to_string(self.state.join("test.log")).unwrap_or_default()
     }
 
+    /// What it has counted that is not zero; for people, and never a panic.
+    fn counters(&self) -> String {
+        match http::request(self.ports.control(), "GET", "/metrics", None, None) {
+            Ok((200, text)) => {
+                let counted = |line: &&str| !line.starts_with('#') && !line.ends_with(" 0");
+                let samples = text.lines().filter(counted);
+                samples.filter(|line| !line.contains("_bucket{")).collect::<Vec<_>>().join("\n")
+            }
+            other => format!("none: {other:?}"),
+        }
+    }
+
     fn ask_to_stop(&self) {
         let kill = format!("kill -TERM {}", self.child.id());
         let _ = Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status();
@@ -239,6 +251,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- the server's counters ---\n{}", self.counters());
+        }
         if self.is_running() {
             self.ask_to_stop();
             if wait_for_exit(&mut self.child).is_none() {
