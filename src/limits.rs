@@ -73,6 +73,14 @@ pub const SOCKET_BUFFER_BYTES: usize = 4 * 1_024 * 1_024;
 /// 44 KB at 100 members (protocol.md §1.1).
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1_024;
 
+/// Largest message before Identify was accepted, bytes: session id and token have
+/// [`CREDENTIAL_BYTES_MAX`] each, and a few layers; more is work for a stranger.
+pub const STRANGER_MESSAGE_BYTES_MAX: usize = 16 * 1_024;
+
+/// Bytes that may come over a WebSocket without making a message whole: the largest message in
+/// frames of a few bytes. Empty fragments, of which a message may have any number, end here.
+pub const UNFINISHED_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
+
 /// Deepest JSON nesting a client may send: the deepest legitimate message has five levels
 /// (op 12, `streams[].max_resolution`).
 pub const JSON_DEPTH_MAX: usize = 16;
@@ -150,6 +158,7 @@ pub const GRANTS_MAX: usize = 1_000_000;
 const _: () = assert!(CHANNEL_SESSIONS_MAX <= SHARD_SESSIONS_MAX);
 const _: () = assert!(EGRESS_BYTES_MAX <= u32::MAX as usize);
 const _: () = assert!(REPLAY_BYTES_MAX >= MESSAGE_BYTES_MAX);
+const _: () = assert!(STRANGER_MESSAGE_BYTES_MAX >= 3 * CREDENTIAL_BYTES_MAX);
 const _: () = assert!(OUTBOX_BYTES_MAX >= REPLAY_BYTES_MAX + MESSAGE_BYTES_MAX);
 const _: () = assert!(DATAGRAM_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two() && RECEIVE_BUFFERS <= 32_768);

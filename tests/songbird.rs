@@ -426,8 +426,7 @@ impl EventHandler for Ear {
                     heard.users.insert(speaking.ssrc, user.0);
                 }
             }
-            EventContext::VoiceTick(tick) =>
-            {
+            EventContext::VoiceTick(tick) => {
                 #[expect(clippy::iter_over_hash_type, reason = "each speaker has its own list")]
                 for (ssrc, voice) in &tick.speaking {
                     // Without a packet songbird made the sound up.

@@ -78,6 +78,9 @@ pub enum GrantRefusal {
     /// The channel is live as the other kind.
     #[error("the channel is in use as another kind")]
     OtherKind,
+    /// The channel is live as another server's.
+    #[error("the channel is in use by another server")]
+    OtherServer,
     /// The server is stopping.
     #[error("this node is draining")]
     Draining,
@@ -238,8 +241,10 @@ impl Authority {
         }
         self.ledger.expire(wall);
         let room = grant.room(holder.server);
-        if self.directory.get(room).is_some_and(|place| place.kind != grant.kind) {
-            return Err(GrantRefusal::OtherKind);
+        match self.directory.get(room) {
+            Some(place) if place.kind != grant.kind => return Err(GrantRefusal::OtherKind),
+            Some(place) if place.server != holder.server => return Err(GrantRefusal::OtherServer),
+            _ => {}
         }
         let replaced = self.ledger.get(holder).is_some();
         if !replaced && self.ledger.len() >= self.grants_max {

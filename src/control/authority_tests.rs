@@ -568,13 +568,24 @@ fn guessing_is_stopped_by_address_whoever_is_guessed() {
     }
     let limited = world.ask_from("2001:db8::2", guess(31));
     assert_eq!(limited, ["0> decide 31: refuse 4021 rate limited"], "the same /64");
+    assert!(world.ask_from("2001:db8:0:1::1", guess(31))[0].contains("4004"), "another /64");
     let right = world.ask_from("2001:db8::3", guess(1_000));
-    assert!(right[0].contains("refuse 4021"), "even a right guess is not looked at");
-    let resume = world.ask_from("2001:db8::3", AdmissionRequest::Resume(resume(1_000)));
-    assert!(resume[0].contains("refuse 4021"));
-    assert!(world.ask_from("2001:db8:0:1::1", guess(1_000))[0].contains("join"));
+    assert!(right[0].contains("join"), "a neighbour with a grant is not shut out: {right:?}");
     world.wait(500);
-    assert!(world.ask_from("2001:db8::1", guess(1_000))[0].contains("join"));
+    assert!(world.ask_from("2001:db8::1", guess(32))[0].contains("refuse 4004"));
+}
+
+#[test]
+fn a_channel_is_one_servers() {
+    let mut world = World::new();
+    world.join(7, 50);
+    let (now, wall) = (world.now, world.wall);
+    let stranger = Holder { server: ServerId(9), user: UserId(8) };
+    let refusal = world.authority.grant(now, wall, stranger, grant(8, 50));
+    assert_eq!(refusal.unwrap_err(), GrantRefusal::OtherServer);
+    world.leave(Serial(1), DisconnectReason::ClientLeft);
+    let granted = world.authority.grant(now, wall, stranger, grant(8, 50));
+    assert_eq!(granted, Ok(false), "once it is empty it may be anybody's");
 }
 
 #[test]

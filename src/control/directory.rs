@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    id::{ChannelId, Serial, ShardId},
+    id::{ChannelId, Serial, ServerId, ShardId},
     limits::{CHANNEL_SESSIONS_MAX, SHARD_SESSIONS_MAX},
     sfu::Kind,
 };
@@ -16,6 +16,8 @@ pub(crate) struct Place {
     pub(crate) shard: ShardId,
     /// Voice channel or stream; what its first session was.
     pub(crate) kind: Kind,
+    /// Whose channel it is: ids of channels are unique, whatever a backend's mistake says.
+    pub(crate) server: ServerId,
     /// Everyone in it or admitted to it.
     pub(crate) sessions: BTreeSet<Serial>,
     /// Whether anyone has arrived yet.
@@ -64,11 +66,17 @@ impl Directory {
 
     /// Adds a session and gives the channel's shard. A new channel goes to the shard with the
     /// fewest sessions, then the fewest channels, then the lowest index.
-    pub(crate) fn enter(&mut self, channel: ChannelId, kind: Kind, serial: Serial) -> ShardId {
+    pub(crate) fn enter(
+        &mut self,
+        channel: ChannelId,
+        kind: Kind,
+        server: ServerId,
+        serial: Serial,
+    ) -> ShardId {
         let shard = self.emptiest();
         let place = self.places.entry(channel).or_insert_with(|| {
             self.loads[shard.index()].channels += 1;
-            Place { shard, kind, sessions: BTreeSet::new(), opened: false }
+            Place { shard, kind, server, sessions: BTreeSet::new(), opened: false }
         });
         if place.sessions.insert(serial) {
             self.loads[place.shard.index()].sessions += 1;
@@ -110,7 +118,7 @@ mod tests {
     use super::*;
 
     fn enter(directory: &mut Directory, channel: u64, serial: u64) -> u16 {
-        directory.enter(ChannelId(channel), Kind::Voice, Serial(serial)).0
+        directory.enter(ChannelId(channel), Kind::Voice, ServerId(1), Serial(serial)).0
     }
 
     #[test]

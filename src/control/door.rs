@@ -53,17 +53,16 @@ impl Authority {
             return Err(STOPPING);
         }
         let address = network_of(address);
-        // Before anything is compared: guesses must not go on at full speed.
-        if !self.failures.allows(now, &address) {
-            return Err(TOO_FAST);
-        }
         let verdict = match request {
             AdmissionRequest::Identify(identify) => self.admit(now, wall, address, identify),
             AdmissionRequest::Resume(resume) => self.resume(resume),
         };
-        // A Resume that comes too late is no guess: after a restart everybody's does.
-        if matches!(verdict, Err(UNAUTHENTICATED)) && self.rules.clients_have_addresses {
-            self.failures.take(now, address);
+        // A Resume that comes too late is no guess: after a restart everybody's does. Who shows
+        // what is right is let in whatever its neighbours behind one address have tried; guesses at
+        // one user have a rate of their own.
+        let guess = matches!(verdict, Err(UNAUTHENTICATED)) && self.rules.clients_have_addresses;
+        if guess && !self.failures.take(now, address) {
+            return Err(TOO_FAST);
         }
         verdict
     }
@@ -82,7 +81,8 @@ impl Authority {
         let Entitlement { kind, channel, policy, single_use } =
             self.entitlement(wall, holder, identify).ok_or(UNAUTHENTICATED)?;
         let room = room(kind, holder.server, channel);
-        if self.directory.get(room).is_some_and(|place| place.kind != kind) {
+        let place = self.directory.get(room);
+        if place.is_some_and(|place| (place.kind, place.server) != (kind, holder.server)) {
             return Err(UNAUTHENTICATED);
         }
         if self.is_full(holder, room, &policy) {
@@ -92,7 +92,7 @@ impl Authority {
             self.ledger.remove(holder);
         }
         let serial = self.sessions.next_serial();
-        let shard = self.directory.enter(room, kind, serial);
+        let shard = self.directory.enter(room, kind, holder.server, serial);
         let admission = Admission {
             serial,
             kind,

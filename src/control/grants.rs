@@ -79,8 +79,8 @@ pub(super) async fn patch(
             .policy(holder)
             .ok_or_else(|| ApiError::not_found("no grant and no session for this user"))?;
         let patched = merged(policy, body)?;
-        if policy.stream.is_some() && patched.stream.is_none() {
-            return Err(ApiError::invalid("`stream` cannot be taken away"));
+        if policy.stream.is_some() != patched.stream.is_some() {
+            return Err(ApiError::invalid("what is a stream stays one, and nothing becomes one"));
         }
         authority.set_policy(holder, &patched);
         Ok(StatusCode::NO_CONTENT)
@@ -105,6 +105,7 @@ impl From<GrantRefusal> for ApiError {
         let (status, code) = match refusal {
             GrantRefusal::Full => (StatusCode::TOO_MANY_REQUESTS, "grants_full"),
             GrantRefusal::OtherKind => (StatusCode::CONFLICT, "kind_conflict"),
+            GrantRefusal::OtherServer => (StatusCode::CONFLICT, "server_conflict"),
             GrantRefusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         };
         ApiError::new(status, code, refusal)

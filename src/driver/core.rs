@@ -158,6 +158,30 @@ impl Core {
 
     /// Calls into the shard, then carries out what it wants.
     pub fn enter(&self, work: impl FnOnce(&mut Shard, Instant, &mut Egress)) {
+        self.attempt(work);
+        self.flush();
+        self.settle();
+        self.relieve();
+    }
+
+    /// Sees to media that has arrived, before the next piece of other work.
+    pub fn relieve(&self) {
+        let arrived = self.ring.borrow_mut().has_received();
+        if arrived {
+            self.turn();
+        }
+    }
+
+    /// Lets the shard's deadlines come to pass.
+    pub fn tick(&self) {
+        self.drain_backlog();
+        if self.next_timeout().is_some_and(|at| at <= Instant::now()) {
+            self.enter(|shard, now, _| shard.handle_timeout(now));
+        }
+    }
+
+    /// Calls into the shard; a defect there costs its state and no more.
+    fn attempt(&self, work: impl FnOnce(&mut Shard, Instant, &mut Egress)) {
         let now = Instant::now();
         let worked = {
             let (shard, egress) = (&mut *self.shard.borrow_mut(), &mut *self.egress.borrow_mut());
@@ -166,8 +190,6 @@ impl Core {
         if worked.is_err() {
             self.restart(now);
         }
-        self.flush();
-        self.settle();
     }
 
     /// Whether a connection's client waits for control.
@@ -176,7 +198,7 @@ impl Core {
     }
 
     /// When the shard next needs its clock.
-    pub fn next_timeout(&self) -> Option<Instant> {
+    fn next_timeout(&self) -> Option<Instant> {
         self.shard.borrow().poll_timeout().map(|(at, _)| at)
     }
 
@@ -242,8 +264,7 @@ impl Core {
                     if line.is_some_and(|line| !line.push(frame)) {
                         self.limit(Limit::SlowReader);
                         self.disconnect(connection);
-                        let now = Instant::now();
-                        self.shard.borrow_mut().handle_closed(now, connection, BROKEN);
+                        self.attempt(|shard, now, _| shard.handle_closed(now, connection, BROKEN));
                     }
                 }
                 Output::Close { connection, code, why } => {
@@ -271,10 +292,8 @@ impl Core {
                 self.limit(Limit::QueueFull);
                 let (code, why) = (CloseCode::ServerCrashed, "too many at once; come back");
                 let verdict = Verdict::Refuse { code, why };
-                let now = Instant::now();
                 let refuse = Command::Decide { connection, verdict };
-                let egress = &mut self.egress.borrow_mut();
-                self.shard.borrow_mut().handle_command(now, refuse, egress);
+                self.attempt(|shard, now, egress| shard.handle_command(now, refuse, egress));
             }
             event => self.tell_control(News::Event(event)),
         }
@@ -291,8 +310,8 @@ impl Core {
         self.drain_backlog();
     }
 
-    /// Sends control what did not fit its queue before. Called again by the shard's clock.
-    pub fn drain_backlog(&self) {
+    /// Sends control what did not fit its queue before.
+    fn drain_backlog(&self) {
         let mut backlog = self.backlog.borrow_mut();
         while let Some(news) = backlog.pop_front() {
             let shard = self.config.id;

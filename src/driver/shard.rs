@@ -9,10 +9,10 @@ use std::{
     rc::Rc,
     sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use async_channel::{Receiver, Sender};
+use async_channel::{Receiver, Sender, TrySendError};
 use glommio::{
     CpuSet, Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle, io::BufferedFile,
     net::TcpListener as GlommioListener, timer::Timer,
@@ -35,7 +35,11 @@ use crate::{
 /// one.
 const CLOCK_TICK: Duration = Duration::from_millis(25);
 
-/// How soon the media loop wants its turn while WebSockets keep the core busy.
+/// How long WebSockets may keep the core before the executor looks for what else has come. Media
+/// does not wait for it: between two pieces of work the core sees to what has arrived.
+const SIGNALLING_TURN: Duration = Duration::from_millis(5);
+
+/// How soon the media loop, once it has work, wants its turn.
 const MEDIA_LATENCY: Duration = Duration::from_micros(500);
 
 /// The media loop's share of a busy core, and everybody else's.
@@ -106,7 +110,12 @@ impl ShardThread {
         self,
         started: Sender<Result<(), ShardError>>,
     ) -> io::Result<thread::JoinHandle<()>> {
-        let name = format!("shard-{}", self.config.id);
+        let id = self.config.id;
+        if let Some(inbox) = self.shards.get(id.index()).cloned() {
+            let clock = thread::Builder::new().name(format!("clock-{id}"));
+            clock.spawn(move || tick(&inbox))?;
+        }
+        let name = format!("shard-{id}");
         thread::Builder::new().name(name).spawn(move || self.supervise(&started))
     }
 
@@ -144,6 +153,7 @@ impl ShardThread {
         let build = |placement| {
             LocalExecutorBuilder::new(placement)
                 .io_memory(GLOMMIO_IO_MEMORY_BYTES)
+                .preempt_timer(SIGNALLING_TURN)
                 .name(&format!("shard-{}", self.config.id))
                 .make()
         };
@@ -189,11 +199,8 @@ impl ShardThread {
         let accepting = accept(self.clone(), core.clone(), listener, signalling);
         let accepting = glommio::spawn_local_into(accepting, signalling);
         let accepting = accepting.map_err(spawned_error(&self, "the listener's task"))?;
-        let clock = glommio::spawn_local_into(keep_time(core.clone()), signalling);
-        let clock = clock.map_err(spawned_error(&self, "the clock"))?;
         self.read_inbox(&core, signalling).await;
         accepting.cancel().await;
-        clock.cancel().await;
         media.cancel().await;
         Ok(())
     }
@@ -212,6 +219,7 @@ impl ShardThread {
                     // Who asked may have stopped waiting.
                     let _ = reply.try_send(core.inspect(rooms));
                 }
+                ToShard::Tick => core.tick(),
                 ToShard::Stop => return,
             }
             glommio::executor().yield_if_needed().await;
@@ -261,6 +269,8 @@ async fn accept(
 ) {
     let handshakes = Rc::new(());
     loop {
+        // A backlog is accepted, or refused, without waiting once.
+        glommio::executor().yield_if_needed().await;
         let stream = match listener.accept().await {
             Ok(stream) => stream,
             Err(error) => {
@@ -290,19 +300,15 @@ async fn accept(
         let wire = Wire::new(Security { tls: thread.tls.clone(), plaintext });
         let conversation = Conversation::new(core.clone(), stream, wire, address, permit);
         detach(conversation.accept(handshakes.clone()), queue);
-        // A backlog is accepted without waiting once.
-        glommio::executor().yield_if_needed().await;
     }
 }
 
-/// Lets the shard's deadlines come to pass.
-async fn keep_time(core: Rc<Core>) {
-    loop {
-        Timer::new(CLOCK_TICK).await;
-        core.drain_backlog();
-        if core.next_timeout().is_some_and(|at| at <= Instant::now()) {
-            core.enter(|shard, now, _| shard.handle_timeout(now));
-        }
+/// The shard's clock: wakes it from outside, because its executor may sleep although a task could
+/// run (glommio 0.9 does when its thread loses the core for longer than the preemption timer, at
+/// the wrong moment), and would then sleep on if only that task could wake it. Ends with the shard.
+fn tick(inbox: &Sender<ToShard>) {
+    while !matches!(inbox.try_send(ToShard::Tick), Err(TrySendError::Closed(_))) {
+        thread::sleep(CLOCK_TICK);
     }
 }
 

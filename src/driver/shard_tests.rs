@@ -5,6 +5,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     num::NonZeroU32,
+    time::Instant,
 };
 
 use serde_json::{Value, json};

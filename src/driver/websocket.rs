@@ -149,9 +149,7 @@ impl Conversation {
                 Wake::Late => return Err(Limit::HandshakeTimeout),
             }
             // The arithmetic of a handshake takes as long as forwarding a hundred packets.
-            if self.wire.is_handshaking() {
-                glommio::executor().yield_task_queue_now().await;
-            }
+            self.rest().await;
         }
     }
 
@@ -213,7 +211,8 @@ impl Conversation {
                 }
             }
             match self.wait(reading, None).await {
-                Wake::Line | Wake::Fed(Ok(())) => {}
+                Wake::Line => {}
+                Wake::Fed(Ok(())) => self.rest().await,
                 Wake::Fed(Err(fault)) => return self.fail(fault),
                 Wake::Ended | Wake::Late => return End::Closed(BROKEN),
             }
@@ -273,12 +272,25 @@ impl Conversation {
         }
     }
 
+    /// Lets media and other connections have their turn: a socket that always has more to read
+    /// would never wait.
+    async fn rest(&self) {
+        self.core.relieve();
+        glommio::executor().yield_task_queue_now().await;
+    }
+
     /// Waits for the line, for bytes (if `reading`), or for the deadline.
     async fn wait(&mut self, reading: bool, mut deadline: Option<&mut Timer>) -> Wake {
         let Self { stream, wire, line, core, id, .. } = self;
         poll_fn(|context| {
             if line.poll_ready(context) || (!reading && !core.is_undecided(*id)) {
                 return Poll::Ready(Wake::Line);
+            }
+            // First, for there may always be something to read.
+            if let Some(timer) = deadline.as_deref_mut()
+                && Pin::new(timer).poll(context).is_ready()
+            {
+                return Poll::Ready(Wake::Late);
             }
             if reading {
                 let mut bytes = [0; READ_BYTES];
@@ -290,10 +302,7 @@ impl Conversation {
                     Poll::Pending => {}
                 }
             }
-            match deadline.as_deref_mut() {
-                Some(timer) => Pin::new(timer).poll(context).map(|_| Wake::Late),
-                None => Poll::Pending,
-            }
+            Poll::Pending
         })
         .await
     }

@@ -5,16 +5,16 @@ use std::time::Instant;
 use crate::{
     crypto::{Mode, SecretKey},
     egress::{Egress, Flow},
-    id::{ConnectionId, Serial, Ssrc, UserId},
+    id::{ConnectionId, Serial},
     sfu::{
         AdmissionRequest, Event, Policy, Shard,
-        session::{Description, Session, SessionIndex},
+        session::{Description, SessionIndex},
         shard::drain_outbox,
         transport::Transport,
     },
     signalling::{
-        ClientMessage, CloseCode, Codec, CodecName, Frame, Layer, Protocol, Refusal, Request,
-        SelectProtocol, ServerMessage, Speaking, Video,
+        ClientMessage, CloseCode, Codec, CodecName, Frame, Protocol, Refusal, Request,
+        SelectProtocol, ServerMessage, Speaking,
     },
 };
 
@@ -24,6 +24,9 @@ impl Shard {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         let heard = socket.connection.handle_frame(now, frame);
         drain_outbox(&mut socket.connection, &mut self.outputs);
+        if let Some(index) = socket.session {
+            self.sessions[index.index()].left.clear();
+        }
         match heard {
             Ok(None) => {}
             Ok(Some(Request::Identify(identify))) => {
@@ -207,51 +210,6 @@ impl Shard {
         }
     }
 
-    fn video(&mut self, now: Instant, index: SessionIndex, video: Video) -> Result<(), Refusal> {
-        let session = &self.sessions[index.index()];
-        let own = |ssrc| session.stream(ssrc).is_some();
-        let named = [video.audio_ssrc, video.video_ssrc, video.rtx_ssrc];
-        let layers = video.streams.iter().flat_map(|layer| [layer.ssrc, layer.rtx_ssrc]);
-        if !named.into_iter().chain(layers).flatten().all(own) {
-            return Err(Refusal { code: CloseCode::BadRequest, why: "an SSRC of somebody else" });
-        }
-        let active = video.is_active()
-            && session.may_show()
-            && (session.shows_video() || self.has_room_for_video(index));
-        let session = &mut self.sessions[index.index()];
-        let streams = if active { video.streams } else { Vec::new() };
-        if session.video == streams {
-            return Ok(());
-        }
-        let toggled = session.video.is_empty() != streams.is_empty();
-        session.video = streams;
-        let serial = session.admission.serial;
-        self.show_video(index);
-        if toggled {
-            self.event(Event::Video { serial, active });
-        }
-        let channel = self.sessions[index.index()].channel;
-        self.wants_lowered(now, channel);
-        Ok(())
-    }
-
-    /// Whether one more of the channel's members may show video.
-    fn has_room_for_video(&self, index: SessionIndex) -> bool {
-        let session = &self.sessions[index.index()];
-        let limit = session.admission.policy.room.video_limit as usize;
-        let members = &self.channels[session.channel].members;
-        let showing = || members.iter().filter(|it| self.sessions[it.index()].shows_video());
-        limit == 0 || showing().count() < limit
-    }
-
-    pub(super) fn show_video(&mut self, index: SessionIndex) {
-        let session = &self.sessions[index.index()];
-        let (user, audio_ssrc, video_ssrc, streams) = video_of(session);
-        let streams = streams.to_vec();
-        let message = ServerMessage::Video { user, audio_ssrc, video_ssrc, streams: &streams };
-        self.tell_others(index, &message);
-    }
-
     /// New rules for a live session.
     pub(super) fn update(
         &mut self,
@@ -269,10 +227,6 @@ impl Shard {
         let silenced = spoke && !session.may_speak();
         let speaking_changed = shown != session.shown_speaking();
         let flags_changed = flags != session.admission.policy.flags;
-        let hidden = !session.may_show() && !session.video.is_empty();
-        if hidden {
-            session.video.clear();
-        }
         if let Some(transport) = &mut self.transports[index.index()] {
             transport.deaf = session.admission.policy.state.deaf;
         }
@@ -285,10 +239,7 @@ impl Shard {
         if flags_changed {
             self.tell_flags(index);
         }
-        if hidden {
-            self.show_video(index);
-            self.event(Event::Video { serial, active: false });
-        }
+        self.settle_cameras(now, self.sessions[index.index()].channel);
     }
 
     pub(super) fn tell_ready(&mut self, index: SessionIndex) {
@@ -321,9 +272,7 @@ impl Shard {
             let other = self.channels[channel].members[position];
             let session = &self.sessions[other.index()];
             if other != index && !session.layers.is_empty() && !session.shows_video() {
-                let (user, audio_ssrc, video_ssrc, _) = video_of(session);
-                let video = ServerMessage::Video { user, audio_ssrc, video_ssrc, streams: &[] };
-                self.tell(index, &video);
+                self.tell_camera(index, other);
             }
         }
     }
@@ -344,18 +293,15 @@ impl Shard {
             let user = session.admission.user;
             let (ssrc, flags) = (session.audio_ssrc(), session.shown_speaking());
             let client_flags = session.admission.policy.flags;
-            let (_, audio_ssrc, video_ssrc, streams) = video_of(session);
-            let streams = streams.to_vec();
+            let shows_video = session.shows_video();
             if client_flags != 0 {
                 self.tell(index, &ServerMessage::ClientFlags { user, flags: Some(client_flags) });
             }
             if let Some(flags) = flags {
                 self.tell(index, &ServerMessage::Speaking { user, ssrc, flags });
             }
-            if !streams.is_empty() {
-                let streams = &streams;
-                let video = ServerMessage::Video { user, audio_ssrc, video_ssrc, streams };
-                self.tell(index, &video);
+            if shows_video {
+                self.tell_camera(index, other);
             }
         }
     }
@@ -400,13 +346,6 @@ impl Shard {
             self.event(Event::Connected { serial, transport: "udp" });
         }
     }
-}
-
-/// What op 12 says of a session.
-fn video_of(session: &Session) -> (UserId, Ssrc, Option<Ssrc>, &[Layer]) {
-    let primary = session.layers.first().and_then(|layer| layer.ssrc);
-    let shown = primary.filter(|_| !session.video.is_empty());
-    (session.admission.user, session.audio_ssrc(), shown, &session.video)
 }
 
 /// Lower-case hexadecimal digits.

@@ -227,6 +227,9 @@ impl Shard {
     }
 
     fn resume(&mut self, now: Instant, id: ConnectionId, serial: Serial, resume: &Resume) {
+        if self.draining {
+            return self.close(now, id, CloseCode::ServerCrashed, "the server is stopping");
+        }
         let (code, why) = (CloseCode::SessionInvalid, "no such session");
         let Some(&index) = self.by_serial.get(&serial) else {
             return self.close(now, id, code, why);
@@ -401,6 +404,9 @@ impl Shard {
             }
             self.codecs_changed(channel);
             self.wants_lowered(now, channel);
+            if session.shows_video() {
+                self.settle_cameras(now, channel);
+            }
         }
     }
 

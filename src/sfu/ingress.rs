@@ -99,9 +99,17 @@ impl Shard {
             accepted => accepted,
         };
         let opened = transport.open(bytes).map_err(|reason| stranger.unwrap_or(reason))?;
+        let restarted;
         match accepted {
+            // A source that starts again looks like two old packets sent again by somebody else,
+            // who can only do it from another address.
+            Ok(accept) if accept.restarted() && transport.path() != Some(path) => {
+                source.note_jump(seq);
+                return Err(DropReason::SequenceJump);
+            }
             Ok(accept) => {
-                if source.commit(accept) {
+                restarted = source.commit(accept);
+                if restarted {
                     reception.restart();
                 }
             }
@@ -112,7 +120,9 @@ impl Shard {
                 return Err(reason);
             }
         }
-        transport.observe(&opened);
+        if !restarted {
+            transport.observe(&opened);
+        }
         let sighting = transport.sighted(path);
         if sighting != Sighting::Known || stranger.is_some() {
             self.bind(index, path, sighting);
@@ -137,7 +147,7 @@ impl Shard {
         };
         let media = if stream_index == 0 {
             audible(session.may_speak(), packet.payload_type(), session.opus_payload_type)
-        } else if session.may_show() && session.shows_video() {
+        } else if session.shows_video() {
             Media::video(session.codecs(), packet.payload_type())
                 .ok_or(DropReason::UnknownPayloadType)
         } else {

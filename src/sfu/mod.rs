@@ -4,6 +4,7 @@
 
 mod admission;
 mod budget;
+mod camera;
 mod channel;
 mod codec;
 mod command;

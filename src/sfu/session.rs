@@ -108,7 +108,8 @@ pub struct Session {
     pub away: Option<Away>,
     /// Numbered messages it may have missed.
     pub replay: ReplayBuffer,
-    /// Who left while it was away, where its version has no replay: below 8.
+    /// Who has left since it was last heard of, where its version has no replay: below 8. It may
+    /// not have been told.
     pub left: Vec<UserId>,
     /// Resumes it may still make.
     pub resumes: Budget,
@@ -124,6 +125,8 @@ pub struct Session {
     pub speaking_repeats: Budget,
     /// The layers it says it sends; empty while its camera is off.
     pub video: Vec<Layer>,
+    /// Whether the others are shown them: it may be forbidden, or the channel have no room.
+    pub showing: bool,
     /// Whether it supports video at all.
     pub declares_video: bool,
     /// The codecs it listed.
@@ -200,6 +203,7 @@ impl Session {
             speaking: None,
             speaking_repeats: Budget::new(SPEAKING_REPEATS.0, SPEAKING_REPEATS.1),
             video: Vec::new(),
+            showing: false,
             declares_video: identify.video,
             codecs: None,
             opus_payload_type: OPUS_PAYLOAD_TYPE,
@@ -242,8 +246,8 @@ impl Session {
         bound.is_none_or(|bound| bound.remote.ip() == host) || self.host == Some(host)
     }
 
-    /// Somebody has left whom it cannot be told of.
-    pub fn missed_leaving(&mut self, user: UserId) {
+    /// Somebody has left, of whom it may have to be told again.
+    pub fn note_leaving(&mut self, user: UserId) {
         if self.left.len() < CHANNEL_SESSIONS_MAX {
             self.left.push(user);
         }
@@ -304,9 +308,9 @@ impl Session {
         }
     }
 
-    /// Whether it sends video now.
+    /// Whether it sends video that the others are shown.
     pub fn shows_video(&self) -> bool {
-        !self.video.is_empty()
+        self.showing && !self.video.is_empty()
     }
 
     /// The primary SSRCs of its layers.
@@ -340,7 +344,7 @@ impl Session {
             gateway_version: self.version.number(),
             dave_max: self.dave_max,
             audio_ssrc: self.audio_ssrc(),
-            video: !self.video.is_empty(),
+            video: self.shows_video(),
             connected_at: String::new(),
             rtt_ms: self.rtt.map(|rtt| rtt.as_millis() as u32),
         }

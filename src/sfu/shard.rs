@@ -357,14 +357,14 @@ impl Shard {
     pub(super) fn tell(&mut self, index: SessionIndex, message: &ServerMessage<'_>) {
         let session = &mut self.sessions[index.index()];
         let version = session.version;
+        if let (false, ServerMessage::ClientDisconnect { user }) = (version.numbered(), message) {
+            session.note_leaving(*user);
+        }
         let frame = if version.numbered() && message.numbered() {
             session.replay.push(|seq| message.encode(version, Some(seq)))
         } else if session.connection.is_some() {
             message.encode(version, None)
         } else {
-            if let ServerMessage::ClientDisconnect { user } = message {
-                session.missed_leaving(*user);
-            }
             return;
         };
         if let Some(connection) = session.connection {

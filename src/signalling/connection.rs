@@ -17,6 +17,7 @@ use crate::{
     limits::{
         HEARTBEAT_TIMEOUT, HELD_BYTES_MAX, HELD_MESSAGES_MAX, IDENTIFY_TIMEOUT, MESSAGE_BURST_MAX,
         MESSAGE_BYTES_MAX, MESSAGES_PER_SECOND, SERVER_ONLY_OPCODES_MAX,
+        STRANGER_MESSAGE_BYTES_MAX,
     },
 };
 
@@ -105,7 +106,11 @@ impl Connection {
         self.heard = now;
         self.pace.step(now)?;
         let bytes = frame.len();
-        if bytes > MESSAGE_BYTES_MAX {
+        let most = match self.state {
+            State::Fresh => STRANGER_MESSAGE_BYTES_MAX,
+            State::Asked { .. } | State::Joined => MESSAGE_BYTES_MAX,
+        };
+        if bytes > most {
             return Err(Refusal::decode("message too long"));
         }
         let message = match frame {

@@ -222,6 +222,12 @@ fn oversized_messages_fail_to_decode() {
     let text = format!(r#"{{"op":16,"d":"{}"}}"#, "x".repeat(MESSAGE_BYTES_MAX));
     let refusal = say(&mut connection, now, &text).unwrap_err();
     assert_eq!(refusal.code, CloseCode::DecodeFailed);
+
+    let mut stranger = open(now);
+    let padded = |bytes| format!(r#"{{"op":3,"d":1{}}}"#, " ".repeat(bytes));
+    assert!(say(&mut stranger, now, &padded(STRANGER_MESSAGE_BYTES_MAX - 20)).is_ok());
+    let refusal = say(&mut stranger, now, &padded(STRANGER_MESSAGE_BYTES_MAX)).unwrap_err();
+    assert_eq!(refusal.code, CloseCode::DecodeFailed, "a stranger's may be shorter only");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::{
     support::{
         WAIT,
         client::Client,
-        gateway::{Door, End, Gateway},
+        gateway::{Door, End, Gateway, Stream},
         media::Media,
         server::Server,
         wait_until,
@@ -243,6 +243,31 @@ fn a_client_that_never_reads_and_asks_for_ever_is_cut_off() {
     let end = (0..4_000).find_map(|_| tcp.write_all(&burst).err());
     let end = end.expect("52 MB of pings without reading one answer").kind();
     assert!(matches!(end, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{end:?}");
+    bystanders.notice_nothing();
+}
+
+/// Frames that are never final: none of them makes a message, and each brings another read.
+#[test]
+fn fragments_without_end_are_cut_off_and_disturb_nobody() {
+    let server = Server::start();
+    let mut bystanders = Bystanders::join(&server);
+    for _ in 0..3 {
+        let mut gateway = Gateway::open(&server, Door::plain(8));
+        assert_eq!(gateway.next().op, 8);
+        let tcp = match gateway.stream() {
+            Stream::Plain(tcp) => tcp.try_clone().unwrap(),
+            Stream::Tls(_) => unreachable!("a plain door"),
+        };
+        let flood = std::thread::spawn(move || {
+            let mut tcp = tcp;
+            tcp.set_write_timeout(Some(WAIT)).unwrap();
+            tcp.write_all(&[0x01, 0x80, 0, 0, 0, 0]).unwrap();
+            let fragments = [0x00, 0x80, 0, 0, 0, 0].repeat(1_000);
+            (0..10_000).any(|_| tcp.write_all(&fragments).is_err())
+        });
+        bystanders.notice_nothing();
+        assert!(flood.join().unwrap(), "60 MB of fragments");
+    }
     bystanders.notice_nothing();
 }
 

@@ -511,3 +511,27 @@ proptest! {
         prop_assert_eq!(counters.answered + counters.opened + dropped, counters.packets_in);
     }
 }
+
+/// Two neighbouring packets that are older than the window look like a source that starts again.
+#[test]
+fn old_packets_sent_again_by_a_stranger_are_no_restart() {
+    let mut rig = Rig::new();
+    let (a, b) = (rig.speaker(1, 10), rig.speaker(1, 11));
+    let (from, mut recorded) = (rig.clients[a].address, Vec::new());
+    for number in 0..3_000_u16 {
+        let packet = rig.clients[a].voice(&number.to_be_bytes());
+        if (5..15).contains(&number) {
+            recorded.push(packet.clone());
+        }
+        rig.datagram(from, &packet);
+    }
+    rig.clients[b].take_heard();
+    for packet in &recorded {
+        rig.datagram(STRANGER, packet);
+    }
+    assert!(rig.clients[b].take_heard().is_empty(), "nothing is heard twice");
+    rig.speak(b, b"still for a");
+    assert_eq!(rig.clients[a].take_payloads(), [b"still for a"], "and nobody has moved");
+    rig.speak(a, b"still a");
+    assert_eq!(rig.clients[b].take_payloads(), [b"still a"]);
+}

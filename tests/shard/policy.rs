@@ -298,14 +298,41 @@ fn no_more_members_show_video_than_the_channel_allows() {
     assert_eq!(rig.dropped(from, &packet), DropReason::VideoNotAllowed);
 
     rig.say(a, |client| client.camera(false));
-    rig.say(b, |client| client.camera(true));
-    rig.forget();
+    assert_eq!(rig.clients[c].take_ops(), [12, 12], "who waits takes the place");
     rig.send(b, |client| client.next_packet(1, 103, b"seen"));
     assert_eq!(rig.clients[c].take_heard().len(), 1);
-    rig.update(b, |policy| policy.room.video_limit = 0);
     rig.say(a, |client| client.camera(true));
-    assert!(rig.clients[c].take_told().is_empty(), "each member's own rules bind it");
-    rig.update(a, |policy| policy.room.video_limit = 0);
+    assert!(rig.clients[c].take_told().is_empty());
+    rig.hang_up(b, 1000);
+    assert_eq!(rig.clients[c].take_ops(), [13, 12], "a place that a leaver had is free as well");
+    rig.say(c, |client| client.camera(true));
+    rig.forget();
+    rig.update(c, |policy| policy.room.video_limit = 0);
+    assert_eq!(rig.clients[a].take_ops(), [12], "and so is one that the backend adds");
+}
+
+#[test]
+fn video_that_was_forbidden_for_a_while_is_shown_again() {
+    let mut rig = Rig::new();
+    let (a, b) = (rig.joined(1, 10, Profile::video(103, 104)), rig.speaker(1, 11));
+    let c = rig.joined(1, 12, Profile::video(103, 104));
     rig.say(a, |client| client.camera(true));
-    assert_eq!(rig.clients[c].take_ops(), [12]);
+    rig.forget();
+    rig.update(a, |policy| policy.permissions.video = false);
+    let told = rig.clients[b].take_told();
+    assert_eq!((&told[0]["op"], &told[0]["d"]["streams"]), (&json!(12), &json!([])));
+    let from = rig.clients[a].address;
+    let packet = rig.clients[a].next_packet(1, 103, b"unseen");
+    assert_eq!(rig.dropped(from, &packet), DropReason::VideoNotAllowed);
+    rig.update(a, |policy| policy.permissions.video = true);
+    let told = rig.clients[b].take_told();
+    assert_eq!(told[0]["d"]["streams"].as_array().unwrap().len(), 1, "as it was declared");
+    rig.send(a, |client| client.next_packet(1, 103, b"seen"));
+    assert_eq!(rig.clients[c].take_payloads(), [b"seen"]);
+    use stentor::sfu::Event;
+    let shown = rig.events.iter().filter_map(|event| match event {
+        Event::Video { active, .. } => Some(*active),
+        _ => None,
+    });
+    assert_eq!(shown.collect::<Vec<_>>(), [false, true]);
 }

@@ -30,7 +30,7 @@ pub struct Stay {
     pub policy: Policy,
     /// By its last op 5.
     pub said: Option<u32>,
-    /// By its last op 12, where it may.
+    /// By its last op 12.
     pub camera: bool,
     /// Control was told that its media is up.
     pub connected: bool,
@@ -92,6 +92,11 @@ impl Stay {
     pub fn may_speak(&self) -> bool {
         let Policy { permissions, state, .. } = &self.policy;
         permissions.speak && !state.mute && !state.suppress
+    }
+
+    /// Whether others see its camera.
+    pub fn shows(&self) -> bool {
+        self.camera && self.policy.permissions.video
     }
 
     /// What others are shown of what it said.
@@ -302,7 +307,7 @@ impl Checkers {
             self.silences += 1;
         } else {
             assert!(matches!(cause, Cause::Datagram));
-            let allowed = if stream == 0 { sender.may_speak() } else { sender.camera };
+            let allowed = if stream == 0 { sender.may_speak() } else { sender.shows() };
             assert!(allowed, "media of who may send none");
             let id = payload.first_chunk().map(|id| u64::from_be_bytes(*id));
             let id = id.filter(|id| self.sent.contains_key(id)).expect("a payload somebody sent");

@@ -182,7 +182,7 @@ impl World {
             assert_eq!(users, known, "who is there, by {serial:?}");
             for other in others {
                 let seen = &client.roster[&other.user];
-                assert_eq!(seen.video, other.camera, "the camera of {:?}", other.user);
+                assert_eq!(seen.video, other.shows(), "the camera of {:?}", other.user);
                 if let Some(shown) = other.shown() {
                     let legacy = client.profile.version().boolean_speaking();
                     let shown = if legacy { u32::from(shown != 0) } else { shown };

@@ -312,7 +312,7 @@ impl World {
     pub fn camera(&mut self, who: usize, on: bool) {
         if let Some(serial) = self.attempts[who].stay.filter(|_| self.is_in(who)) {
             let stay = self.checkers.stays.get_mut(&serial).expect("a live session");
-            stay.camera = on && stay.ssrcs.len() > 1 && stay.policy.permissions.video;
+            stay.camera = on && stay.ssrcs.len() > 1;
             self.say(who, |client| client.camera(on));
         }
     }
@@ -431,7 +431,6 @@ impl World {
         {
             cause = Cause::Update(*serial);
             stay.policy = (**policy).clone();
-            stay.camera &= policy.permissions.video;
         }
         let before = self.shards[index].counters().clone();
         self.shards[index].handle_command(self.now, command, &mut self.egresses[index]);
