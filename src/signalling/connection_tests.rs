@@ -223,7 +223,7 @@ fn oversized_messages_fail_to_decode() {
     let refusal = say(&mut connection, now, &text).unwrap_err();
     assert_eq!(refusal.code, CloseCode::DecodeFailed);
 
-    let mut stranger = open(now);
+    let mut stranger = open("v=8", now);
     let padded = |bytes| format!(r#"{{"op":3,"d":1{}}}"#, " ".repeat(bytes));
     assert!(say(&mut stranger, now, &padded(STRANGER_MESSAGE_BYTES_MAX - 20)).is_ok());
     let refusal = say(&mut stranger, now, &padded(STRANGER_MESSAGE_BYTES_MAX)).unwrap_err();
