@@ -5,6 +5,8 @@
 pub mod payload;
 pub mod result;
 pub mod scenario;
+pub mod schedule;
+pub mod tally;
 pub mod verdict;
 
 pub use result::RunResult;

@@ -1,5 +1,6 @@
-//! What is played: channels, who speaks in them and how, when members come and go. Read from TOML or
-//! put together from flags, checked once; a [`Scenario`] that exists can be played. Knows no server.
+//! What is played: channels, who speaks in them and how, when members come and go. Read from TOML
+//! or put together from flags, checked once: a [`Scenario`] that exists can be played. Knows no
+//! server.
 
 use std::path::Path;
 
