@@ -60,6 +60,8 @@ pub enum News {
     Joined(Duration),
     /// It hears and, if it has a source, speaks.
     Ready,
+    /// It leaves, and will come back.
+    Left,
     /// It did not get in.
     Refused(Ending),
     /// It was in, and its session has ended before its time.
@@ -109,7 +111,7 @@ pub struct Part {
 pub fn start(
     part: Part,
     acts: watch::Receiver<Act>,
-    news: Sender<News>,
+    news: Sender<(u32, News)>,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("load-gateway".to_owned()).spawn(move || {
@@ -117,7 +119,7 @@ pub fn start(
     })
 }
 
-async fn play(part: Arc<Part>, acts: watch::Receiver<Act>, news: Sender<News>) {
+async fn play(part: Arc<Part>, acts: watch::Receiver<Act>, news: Sender<(u32, News)>) {
     let begun_ns = part.clock.now_ns();
     let mut early = 0;
     let mut tasks = JoinSet::new();
@@ -146,7 +148,7 @@ struct Life {
     part: Arc<Part>,
     client: u32,
     acts: watch::Receiver<Act>,
-    news: Sender<News>,
+    news: Sender<(u32, News)>,
 }
 
 /// An open connection.
@@ -259,7 +261,7 @@ impl Life {
                 End::Over => return,
                 End::Ending(_) if self.is_over() => return,
                 End::Ending(ending) => {
-                    let _ = self.news.send(News::Broken(ending));
+                    self.tell(News::Broken(ending));
                     return;
                 }
             }
@@ -280,11 +282,11 @@ impl Life {
                 if joined.is_some() || self.is_over() {
                     return End::Ending(ending);
                 }
-                let _ = self.news.send(News::Refused(ending));
+                self.tell(News::Refused(ending));
                 return End::Over;
             }
         };
-        let _ = self.news.send(News::Ready);
+        self.tell(News::Ready);
         self.remain(line, client, leaves_at_ns).await
     }
 
@@ -320,7 +322,7 @@ impl Life {
                         self.order(Order::Hear { client: self.client, agreed });
                         let took = begun.elapsed();
                         if joined.replace(took).is_none() {
-                            let _ = self.news.send(News::Joined(took));
+                            self.tell(News::Joined(took));
                         }
                     }
                     Step::Speak => {
@@ -361,6 +363,7 @@ impl Life {
                     client.handle_heartbeat_due().map_err(Ending::of)
                 }
                 () = until(leaves_at) => {
+                    self.tell(News::Left);
                     self.order(Order::Leave { client: self.client });
                     sleep(LEAVE_AFTER).await;
                     line.leave().await;
@@ -410,6 +413,11 @@ impl Life {
     fn next_beat(&self, client: &Client) -> Instant {
         // Hello comes first, so there is an interval.
         Instant::now() + client.heartbeat_interval().unwrap_or(JOIN_TIMEOUT)
+    }
+
+    /// Whoever is told may have gone.
+    fn tell(&self, news: News) {
+        let _ = self.news.send((self.client, news));
     }
 
     fn order(&self, order: Order) {

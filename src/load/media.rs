@@ -537,7 +537,6 @@ fn hear(
     // Nobody's yet: it came before the key did.
     let Some(voice) = voice else { return };
     let from_bound = part.bound == Some(received.path.remote);
-    let target = if from_bound { Target::Bound } else { Target::Server };
     let is_rtcp = received.bytes.get(1).is_some_and(|second| is_rtcp_type(*second));
     if is_rtcp || received.bytes.len() < HEADER_BYTES {
         return;
@@ -548,13 +547,13 @@ fn hear(
     } else {
         match voice.cipher.open(received.bytes) {
             Ok(opened) => &received.bytes[opened.range],
-            Err(_) => return tally.undecryptable(client, target),
+            Err(_) => return tally.undecryptable(client, at_ns),
         }
     };
     let payload = Packet::new(plain).and_then(|packet| packet.payload());
     match payload.and_then(Mark::parse) {
         Some(mark) => tally.hear(&part.cast, client, &mark, at_ns),
-        None => tally.foreign(client, target),
+        None => tally.foreign(client, at_ns),
     }
 }
 

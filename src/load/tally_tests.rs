@@ -61,7 +61,7 @@ fn every_fault_is_counted_as_what_it_is() {
     assert_eq!((hearing.wrong_channel, hearing.foreign), (0, 0));
     assert_eq!(with_bound, Hearing::default());
     let seconds = tally.take_seconds();
-    assert_eq!(seconds[&0].heard, 8);
+    assert_eq!(seconds[&0].hearing.heard, 8);
     assert_eq!(seconds[&0].latency.len(), 8);
     assert!(seconds[&0].latency.max().abs_diff(50_000) < 100);
     assert!(tally.take_seconds().is_empty());
@@ -95,7 +95,7 @@ fn packets_of_others_are_told_apart() {
     tally.hear(&cast, 0, &good, good.intended_ns);
     // The other channel's.
     tally.hear(&cast, 1, &mark(&cast, 1, number), good.intended_ns);
-    tally.undecryptable(1, Target::Server);
+    tally.undecryptable(1, good.intended_ns);
     let [hearing, _] = tally.hearing(1);
     assert_eq!((hearing.foreign, hearing.wrong_channel, hearing.undecryptable), (3, 1, 1));
     assert_eq!(tally.hearing(0)[0].foreign, 1);
