@@ -87,6 +87,8 @@ pub enum Order {
         /// Which.
         client: u32,
     },
+    /// There is a bare loop.
+    Bound(SocketAddr),
     /// This is the time that counts.
     Measure(Window),
     /// Nobody speaks any more.
@@ -136,8 +138,6 @@ pub struct Part {
     pub clock: Clock,
     /// The core to stay on.
     pub core: Option<usize>,
-    /// The bare loop, if there is one.
-    pub bound: Option<SocketAddr>,
 }
 
 /// The way to a media thread.
@@ -218,6 +218,7 @@ struct Player {
     ports: Ports,
     orders: Receiver<Order>,
     reports: Sender<Report>,
+    bound: Option<SocketAddr>,
     agenda: Agenda,
     tally: Tally,
     voices: Vec<Option<Voice>>,
@@ -238,6 +239,7 @@ impl Player {
     fn new(part: Part, ports: Ports, orders: Receiver<Order>, reports: Sender<Report>) -> Self {
         let (clients, sources) = (part.cast.clients.len(), part.cast.sources.len());
         Self {
+            bound: None,
             agenda: Agenda::new(sources),
             tally: Tally::new(&part.cast, part.run),
             voices: (0..clients).map(|_| None).collect(),
@@ -317,6 +319,7 @@ impl Player {
                 Order::Hear { client, agreed } => self.hear_from_now(client, agreed, now_ns),
                 Order::Speak { client } => self.speak_from_now(client, now_ns),
                 Order::Leave { client } => self.leave(client, now_ns),
+                Order::Bound(address) => self.bound = Some(address),
                 Order::Measure(window) => self.tally.measure(window),
                 Order::Hush => {
                     for client in self.part.clients.clone() {
@@ -396,7 +399,7 @@ impl Player {
         let plain_len = HEADER_BYTES + usize::from(source.pace.payload_bytes(number));
         let len = plain_len + voice.cipher.mode().overhead();
         let target = self.tally.window().map_or(Target::Server, |window| window.target_at(due_ns));
-        let to = match (target, self.part.bound) {
+        let to = match (target, self.bound) {
             (Target::Bound, Some(bound)) => bound,
             _ => voice.server,
         };
@@ -473,7 +476,7 @@ impl Player {
     /// Takes what has arrived; whether that was all.
     fn arrive(&mut self) -> bool {
         let turn_ns = self.part.clock.now_ns();
-        let Self { ports, part, tally, voices, searches, .. } = self;
+        let Self { ports, part, tally, voices, searches, bound, .. } = self;
         let (mut stamped, mut unstamped) = (self.stamped, self.unstamped);
         let realtime_start_ns = self.realtime_start_ns;
         let drained = ports.receive(|client, received| {
@@ -495,7 +498,8 @@ impl Player {
                 return;
             }
             let voice = voices[client as usize].as_ref();
-            hear(part, tally, client, voice, received, at_ns);
+            let from_bound = *bound == Some(received.path.remote);
+            hear(part, tally, client, voice, from_bound, received, at_ns);
         });
         (self.stamped, self.unstamped) = (stamped, unstamped);
         drained
@@ -531,12 +535,12 @@ fn hear(
     tally: &mut Tally,
     client: u32,
     voice: Option<&Voice>,
+    from_bound: bool,
     received: Received<'_>,
     at_ns: u64,
 ) {
     // Nobody's yet: it came before the key did.
     let Some(voice) = voice else { return };
-    let from_bound = part.bound == Some(received.path.remote);
     let is_rtcp = received.bytes.get(1).is_some_and(|second| is_rtcp_type(*second));
     if is_rtcp || received.bytes.len() < HEADER_BYTES {
         return;
