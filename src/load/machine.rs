@@ -23,6 +23,13 @@ pub fn cpu() -> String {
     model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }
 
+/// Processors that are switched on, whether we may use them or not.
+pub fn processors() -> u32 {
+    let info = text("/proc/cpuinfo");
+    let count = info.lines().filter(|line| line.starts_with("processor")).count();
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 /// Cores this process may use.
 pub fn cores() -> BTreeSet<usize> {
     let allowed = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());

@@ -52,8 +52,11 @@ const JOIN_MARGIN: Duration = Duration::from_secs(35);
 /// heard of it.
 const LEAD_NS: u64 = 100_000_000;
 
-/// How long after the last packet a copy may still arrive. What takes longer is lost to speech.
-const DRAIN: Duration = Duration::from_secs(1);
+/// After the last packet copies are waited for at least so long, then while more keep coming, and
+/// at the most so long: a server with a long queue is slow, and not lossy.
+const DRAIN: Duration = Duration::from_millis(500);
+const DRAINS_MIN: u32 = 2;
+const DRAINS_MAX: u32 = 20;
 
 /// Time for threads to end in.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
@@ -224,7 +227,7 @@ pub fn play(scenario: &Scenario, stage: &Stage) -> Result<Played, RunError> {
     act.send_replace(Act::Measured(window));
     let measured = run.measure(&mut players, &window, stage)?;
     players.order(|| Order::Hush);
-    run.wait(&mut players, clock.now_ns() + DRAIN.as_nanos() as u64)?;
+    run.drain(&mut players)?;
     let own_drops = drops_at(&players.ports).saturating_sub(players.drops_before);
     players.order(|| Order::Finish);
     players.finish()?;
@@ -263,7 +266,7 @@ pub fn play(scenario: &Scenario, stage: &Stage) -> Result<Played, RunError> {
             commit: machine::commit(),
             kernel: machine::kernel(),
             cpu: machine::cpu(),
-            cores: thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+            cores: machine::processors(),
             command: stage.command.clone(),
             endpoint: authority,
             receive_time: found.receive_time,
@@ -461,6 +464,20 @@ impl Run<'_> {
             }
             thread::sleep(left.min(LOOK_EVERY));
         }
+    }
+
+    fn drain(&mut self, players: &mut Players) -> Result<(), RunError> {
+        let heard = |players: &Players| -> u64 {
+            players.seconds.values().map(|tally| tally.hearing.heard).sum()
+        };
+        for drain in 1..=DRAINS_MAX {
+            let before = heard(players);
+            self.wait(players, self.clock.now_ns() + DRAIN.as_nanos() as u64)?;
+            if drain >= DRAINS_MIN && heard(players) == before {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn wait_for_clients(&mut self, players: &mut Players) -> Result<(), RunError> {

@@ -13,6 +13,10 @@ use std::{
 
 use super::result::Cost;
 
+/// Fewest ticks from which a proportion is told: 3 % of a core over ten seconds at the usual 100 a
+/// second. Below that it is chance.
+const TICKS_MIN: u64 = 30;
+
 /// A process to read, or one thread of it.
 #[derive(Debug, Clone)]
 pub struct Probe {
@@ -190,7 +194,7 @@ pub fn cost(stretches: &[(&Sample, &Sample)], forwarded: u64) -> Cost {
     let user = sum(&|sample| sample.ticks.map(|ticks| ticks.0));
     let kernel = sum(&|sample| sample.ticks.map(|ticks| ticks.1));
     let user_share = user.zip(kernel).and_then(|(user, kernel)| {
-        (user + kernel > 0).then(|| user as f64 / (user + kernel) as f64)
+        (user + kernel >= TICKS_MIN).then(|| user as f64 / (user + kernel) as f64)
     });
     let busiest = busiest(stretches);
     let share = |(_, ns): &(String, u64)| (elapsed > 0).then(|| *ns as f64 / elapsed as f64);
@@ -380,9 +384,9 @@ mod tests {
         };
         let samples = [
             sample(0, 0, (0, 0)),
-            sample(1_000_000, 400_000, (1, 3)),
+            sample(1_000_000, 400_000, (10, 30)),
             sample(2_000_000, 900_000, (100, 100)),
-            sample(3_000_000, 1_000_000, (101, 103)),
+            sample(3_000_000, 1_000_000, (110, 130)),
         ];
         // The second of the three stretches was somebody else's.
         let cost = cost(&[(&samples[0], &samples[1]), (&samples[2], &samples[3])], 100);

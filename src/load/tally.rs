@@ -157,8 +157,9 @@ pub struct Tally {
 #[derive(Debug, Clone)]
 struct Ear {
     channel: u32,
-    /// While it is there; packets due before do not count.
-    since_ns: Option<u64>,
+    /// What is due to it: from when, and until when once it has left. What is under way then may
+    /// still come.
+    stay: Option<(u64, Option<u64>)>,
     streams: Vec<Stream>,
     /// With the server, and with the bare loop.
     hearing: [Hearing; 2],
@@ -229,7 +230,7 @@ impl Tally {
     pub fn new(cast: &Cast, run: u32) -> Self {
         let ear = |client: &super::schedule::Client| Ear {
             channel: client.channel,
-            since_ns: None,
+            stay: None,
             // Made when the client joins: a stage of thousands has few speakers, and most threads
             // have a part of the clients.
             streams: Vec::new(),
@@ -253,13 +254,15 @@ impl Tally {
     pub fn arrive(&mut self, cast: &Cast, client: u32, now_ns: u64) {
         let ear = &mut self.ears[client as usize];
         let sources = cast.channels[ear.channel as usize].sources.len();
-        ear.since_ns = Some(now_ns);
+        ear.stay = Some((now_ns, None));
         ear.streams = vec![Stream::default(); sources];
     }
 
     /// A client hears no more of what is due from now on. Its stay, if it was there.
     pub fn leave(&mut self, client: u32, now_ns: u64) -> Option<Stay> {
-        let from_ns = self.ears[client as usize].since_ns.take()?;
+        let (from_ns, left @ None) = self.ears[client as usize].stay.as_mut()? else { return None };
+        *left = Some(now_ns);
+        let from_ns = *from_ns;
         Some(Stay { who: client, from_ns, to_ns: now_ns })
     }
 
@@ -276,7 +279,10 @@ impl Tally {
         let Some(stream) = ear.streams.get_mut(source.slot as usize) else { return };
         let novelty = stream.hear(mark.number);
         // Due before it came or after it left: nobody's loss and nobody's gain.
-        if !ear.since_ns.is_some_and(|since| mark.intended_ns >= since) {
+        let is_due = ear.stay.is_some_and(|(from_ns, left)| {
+            mark.intended_ns >= from_ns && left.is_none_or(|to_ns| mark.intended_ns < to_ns)
+        });
+        if !is_due {
             return;
         }
         self.count(client, mark.intended_ns, |hearing| match novelty {
