@@ -24,6 +24,7 @@ pub mod result;
 pub mod run;
 pub mod scenario;
 pub mod schedule;
+pub mod searches;
 pub mod server_cost;
 pub mod stage;
 pub mod summary;
