@@ -9,6 +9,7 @@ pub mod egress;
 pub mod grant;
 pub mod id;
 pub mod limits;
+pub mod load;
 pub mod metrics;
 pub mod ring;
 pub mod rtp;

@@ -162,8 +162,7 @@ impl Server {
 
     /// Lets `users` into `channel` through the command line.
     pub fn grant_by_command(&self, channel: u64, users: &[u64]) -> Vec<Grant> {
-        let mut command = Command::new(STENTOR);
-        configured(&mut command, &self.settings);
+        let mut command = self.command();
         command.args(["grant", "--server-id", &GUILD.to_string()]);
         command.args(["--channel", &channel.to_string()]);
         for user in users {
@@ -184,6 +183,13 @@ impl Server {
             token: text(&grant["token"]),
         });
         grants.collect()
+    }
+
+    /// The binary under test, with this server's settings in its environment.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(STENTOR);
+        configured(&mut command, &self.settings);
+        command
     }
 
     /// Changes a grant's rules; see protocol.md §6.3.
