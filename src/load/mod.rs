@@ -3,7 +3,10 @@
 //! is played, `result` what was found; reports are made from the latter and from nothing else.
 
 pub mod payload;
+pub mod report;
 pub mod result;
+#[cfg(test)]
+pub mod sample;
 pub mod scenario;
 pub mod schedule;
 pub mod tally;
