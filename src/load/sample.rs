@@ -213,7 +213,8 @@ impl Account {
     }
 
     fn latency(&self) -> Latency {
-        let mut histogram = hdrhistogram::Histogram::<u64>::new(3).expect("three digits are few");
+        let mut histogram = hdrhistogram::Histogram::<u64>::new_with_max(60_000_000_000, 3)
+            .expect("a minute, three digits");
         self.latencies.iter().for_each(|ns| histogram.saturating_record(*ns));
         if histogram.is_empty() {
             return Latency::default();

@@ -55,6 +55,7 @@ pub fn joins(result: &RunResult) -> Option<Figure> {
         title: "Time to join".to_owned(),
         finding,
         legend: vec![],
+        solid: false,
         picture: distribution(time).finish(),
         tables,
     })
@@ -188,6 +189,7 @@ pub fn losses(result: &RunResult) -> Option<Figure> {
         title: "Losses of each hearer".to_owned(),
         finding,
         legend: vec![],
+        solid: false,
         picture: plane.finish(),
         tables: vec![table],
     })

@@ -86,6 +86,7 @@ fn costs(results: &[RunResult]) -> Option<Figure> {
         finding: "The whole of the server's processor time, divided by the copies it forwarded."
             .to_owned(),
         legend: vec![(Ink::Server, "server".to_owned()), (Ink::Bound, "bare loop".to_owned())],
+        solid: true,
         picture: rows.finish(),
         tables: vec![table],
     })

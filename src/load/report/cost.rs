@@ -37,6 +37,7 @@ pub fn per_packet(result: &RunResult) -> Option<Figure> {
             (Ink::Server, "in the kernel".to_owned()),
             (Ink::ServerFaint, "in user mode".to_owned()),
         ],
+        solid: true,
         picture: bars(&entries).finish(),
         tables: vec![table(&entries)],
     })
@@ -130,6 +131,7 @@ pub fn over_time(result: &RunResult) -> Option<Figure> {
         title: "Cores busy over time".to_owned(),
         finding: format!("At its busiest the server used {} cores.", unit::number(busiest)),
         legend,
+        solid: false,
         picture: plane.finish(),
         tables: vec![],
     })

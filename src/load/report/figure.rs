@@ -21,6 +21,8 @@ pub struct Figure {
     pub finding: String,
     /// Colours and their meanings.
     pub legend: Vec<(Ink, String)>,
+    /// Whether they are surfaces rather than strokes.
+    pub solid: bool,
     /// The picture.
     pub picture: Picture,
     /// Its numbers, for those who do not see it and those who want to know.
@@ -36,7 +38,8 @@ impl Figure {
         if !self.legend.is_empty() {
             figure.raw("<ul class=\"legend\">");
             for (ink, meaning) in &self.legend {
-                figure.raw("<li>").append(&swatch(*ink)).text(meaning).raw("</li>");
+                let swatch = swatch(*ink, self.solid);
+                figure.raw("<li>").append(&swatch).text(meaning).raw("</li>");
             }
             figure.raw("</ul>");
         }
@@ -49,13 +52,15 @@ impl Figure {
     }
 }
 
-/// A stroke as the curves have it.
-fn swatch(ink: Ink) -> Markup {
+/// A stroke as curves have it, or a piece of a bar.
+fn swatch(ink: Ink, solid: bool) -> Markup {
     let mut svg = Markup::new();
     svg.raw(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 24 12\" aria-hidden=\"true\">",
     );
-    svg.raw("<path class=\"curve ").raw(ink.class()).raw("\" d=\"M1 6H23\"/></svg>");
+    svg.raw(if solid { "<path class=\"bar " } else { "<path class=\"curve " });
+    svg.raw(ink.class());
+    svg.raw(if solid { "\" d=\"M4 0H20V12H4Z\"/></svg>" } else { "\" d=\"M1 6H23\"/></svg>" });
     svg
 }
 

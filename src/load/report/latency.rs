@@ -42,6 +42,7 @@ pub fn percentiles(result: &RunResult) -> Option<Figure> {
         title: "Latency by percentile".to_owned(),
         finding,
         legend,
+        solid: false,
         picture: plane.finish(),
         tables: vec![percentile_table(result)],
     })
@@ -147,6 +148,7 @@ pub fn over_time(result: &RunResult) -> Option<Figure> {
         title: "Latency over time".to_owned(),
         finding: worst_second(seconds),
         legend,
+        solid: false,
         picture: plane.finish(),
         tables: vec![second_table(seconds)],
     })
@@ -254,7 +256,7 @@ pub fn ranges(
     let mut rows = Rows::new(Axis::durations("latency", values));
     let mut table = Table::new(
         "Latency and loss",
-        &["", "sent", "heard", "lost", "p50", "p99", "p99.9", "p99.99", "most"],
+        &["", "heard", "lost", "p50", "p99", "p99.9", "p99.99", "most"],
     );
     for (name, phase) in phases {
         let latency = &phase.latency;
@@ -267,7 +269,6 @@ pub fn ranges(
         let ns = |ns| if latency.count == 0 { unit::NONE.into() } else { unit::nanoseconds(ns) };
         table.row([
             name.clone(),
-            unit::count(phase.sending.sent),
             unit::count(phase.hearing.heard),
             format!("{} ({})", unit::count(phase.hearing.lost), {
                 unit::percent(phase.hearing.loss())
@@ -281,8 +282,15 @@ pub fn ranges(
     }
     let reading = "Ring: median; dot: 99th percentile; strokes: 99.9th and 99.99th.";
     let finding = if finding.is_empty() { reading.into() } else { format!("{finding} {reading}") };
-    let picture = rows.finish();
-    Figure { id, title: title.to_owned(), finding, legend: vec![], picture, tables: vec![table] }
+    Figure {
+        id,
+        title: title.to_owned(),
+        finding,
+        legend: vec![],
+        solid: false,
+        picture: rows.finish(),
+        tables: vec![table],
+    }
 }
 
 /// `1.20 times`.

@@ -63,6 +63,7 @@ pub fn search(found: &FindMax) -> Figure {
         title: "The most that it carries".to_owned(),
         finding,
         legend: vec![(Ink::Server, "held".to_owned()), (Ink::Loss, "did not hold".to_owned())],
+        solid: false,
         picture: plane.finish(),
         tables: vec![table],
     }

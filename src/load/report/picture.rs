@@ -339,8 +339,12 @@ fn x_scale(body: &mut Markup, axis: &Axis, x: (f64, f64), y: (f64, f64), low: f6
         body.raw("\"/><text class=\"tick\" x=\"").at(at).raw("\" y=\"").at(low + 17.0);
         body.raw("\" text-anchor=\"");
         // The outermost must not leave the picture.
-        let end = at > x.1 - 8.0;
-        body.raw(if end { "end" } else { "middle" }).raw("\">").text(text).raw("</text>");
+        let anchor = match at {
+            at if at > x.1 - 8.0 => "end",
+            at if at < 24.0 => "start",
+            _ => "middle",
+        };
+        body.raw(anchor).raw("\">").text(text).raw("</text>");
     }
     body.raw("<text text-anchor=\"middle\" x=\"").at((x.0 + x.1) / 2.0).raw("\" y=\"");
     body.at(low + 38.0).raw("\">").text(&axis.label).raw("</text>");
