@@ -37,7 +37,7 @@ pub struct GrantRequest {
 }
 
 /// One user's way in: the fields of VOICE_SERVER_UPDATE and of Identify.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ticket {
     /// `host:port` of the voice gateway.
     pub endpoint: String,

@@ -7,6 +7,7 @@ use clap::Parser;
 use stentor::{
     config::{Config, ControlAccess, Flags},
     grant::{self, GrantRequest},
+    load::{self, LoadArgs},
 };
 
 #[derive(Parser)]
@@ -21,6 +22,8 @@ enum Command {
         #[command(flatten)]
         flags: Flags,
     },
+    /// Play a scenario with virtual clients against a server, and measure loss, latency and cost
+    Load(Box<LoadArgs>),
     /// Tell whether this machine is fit to run a server, and what to change
     Doctor {
         /// Print findings as JSON.
@@ -47,6 +50,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             println!("{}", serde_json::to_string(&tickets)?);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Load(args) => Ok(load::load(&args)?),
         Command::Doctor { json } => Ok(stentor::doctor::run(json)),
     }
 }

@@ -414,3 +414,69 @@ impl Hearing {
         if self.expected == 0 { 0.0 } else { self.lost as f64 / self.expected as f64 }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::load::scenario::Scenario;
+
+    /// A result of nothing, to be varied.
+    pub(crate) fn sample() -> RunResult {
+        let phase = Phase {
+            name: "whole".to_owned(),
+            from_s: 0,
+            to_s: 20,
+            sending: Sending::default(),
+            hearing: Hearing::default(),
+            latency: Latency::default(),
+        };
+        RunResult {
+            format: FORMAT,
+            about: About {
+                started_at: "2026-11-22T12:00:00Z".to_owned(),
+                version: "0.1.0".to_owned(),
+                commit: None,
+                kernel: "6.18.0".to_owned(),
+                cpu: "a processor".to_owned(),
+                cores: 2,
+                command: vec!["stentor".to_owned(), "load".to_owned()],
+                endpoint: "localhost:8443".to_owned(),
+                receive_time: ReceiveTime::Kernel { drift_ns: 5 },
+            },
+            scenario: Scenario::simple(1, 2).expect("a speaker and two listeners are a scenario"),
+            verdict: Verdict { valid: true, reasons: Vec::new(), warnings: Vec::new() },
+            overall: phase,
+            phases: Vec::new(),
+            hearers: Vec::new(),
+            seconds: vec![Second::default()],
+            joins: Joins::default(),
+            cost: Some(Cost::default()),
+            bound: None,
+            find_max: None,
+        }
+    }
+
+    #[test]
+    fn a_result_is_read_back_as_it_was_written() {
+        let mut result = sample();
+        result.overall.latency.histogram = vec![(10, 3), (20, 1)];
+        result.about.receive_time = ReceiveTime::Turn;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), result.to_json()).unwrap();
+        assert_eq!(RunResult::read(file.path()).unwrap(), result);
+    }
+
+    #[test]
+    fn another_format_and_other_files_are_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let newer = sample().to_json().replacen("\"format\": 1", "\"format\": 2", 1);
+        for (text, word) in
+            [(newer.as_str(), "format is 2"), ("{}", "format"), ("rubbish", "no result")]
+        {
+            std::fs::write(file.path(), text).unwrap();
+            let problem = RunResult::read(file.path()).unwrap_err().to_string();
+            assert!(problem.contains(word), "{problem}");
+        }
+        assert!(RunResult::read(std::path::Path::new("/nonexistent")).is_err());
+    }
+}

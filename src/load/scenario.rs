@@ -307,6 +307,16 @@ impl Channels {
 }
 
 impl Video {
+    /// One camera with the usual frames.
+    pub fn at(bits_per_second: u64) -> Self {
+        Self {
+            cameras: one(),
+            bits_per_second,
+            frames_per_second: frames_per_second(),
+            payload_bytes: video_payload_bytes(),
+        }
+    }
+
     /// Bytes of payload in a frame.
     pub fn frame_bytes(&self) -> u64 {
         (self.bits_per_second / 8 / u64::from(self.frames_per_second)).max(1)

@@ -55,6 +55,9 @@ pub struct Client {
     pub takes_video: bool,
     /// When it joins: nanoseconds after the measured time has begun; `None`: before the warm-up.
     pub joins_at_ns: Option<u64>,
+    /// When it leaves, to come back at once: nanoseconds after the measured time has begun,
+    /// ascending.
+    pub leaves_at_ns: Vec<u64>,
 }
 
 /// One stream of packets.
@@ -94,15 +97,17 @@ impl Cast {
     pub fn new(scenario: &Scenario) -> Self {
         let mut cast = Self { clients: Vec::new(), sources: Vec::new(), channels: Vec::new() };
         for (group, channels) in scenario.channels.iter().enumerate() {
-            let late = u64::from(channels.count) * u64::from(channels.members());
+            let members = u64::from(channels.count) * u64::from(channels.members());
             let first = cast.clients.len() as u64;
             for _ in 0..channels.count {
                 cast.add_channel(group, channels);
             }
+            let clients = &mut cast.clients[first as usize..];
+            churn(channels, scenario.duration_s, clients);
             let Some(at_s) = channels.join_at_s else { continue };
             let over_ns = u64::from(channels.join_over_s) * SECOND_NS;
-            for (place, client) in cast.clients[first as usize..].iter_mut().enumerate() {
-                let offset = place as u64 * over_ns / late;
+            for (place, client) in clients.iter_mut().enumerate() {
+                let offset = place as u64 * over_ns / members;
                 client.joins_at_ns = Some(u64::from(at_s) * SECOND_NS + offset);
             }
         }
@@ -123,7 +128,14 @@ impl Cast {
                 self.add_source(channel, first_source, Kind::Video, Pace::video(video))
             });
             let takes_video = channels.video.is_some();
-            self.clients.push(Client { channel, audio, video, takes_video, joins_at_ns: None });
+            self.clients.push(Client {
+                channel,
+                audio,
+                video,
+                takes_video,
+                joins_at_ns: None,
+                leaves_at_ns: Vec::new(),
+            });
         }
         self.channels.push(Channel {
             group,
@@ -145,6 +157,23 @@ impl Cast {
             pace: Pace { phase_ns, ..pace },
         });
         index
+    }
+}
+
+/// Spreads leaving over the measured time: one listener after the other, then the first again.
+fn churn(channels: &Channels, duration_s: u32, clients: &mut [Client]) {
+    if channels.churn_per_second <= 0.0 {
+        return;
+    }
+    let mut listeners: Vec<_> =
+        clients.iter_mut().filter(|client| client.audio.is_none()).collect();
+    let every_ns = SECOND_NS as f64 / channels.churn_per_second;
+    let leaves = (f64::from(duration_s) * channels.churn_per_second) as usize;
+    let count = listeners.len();
+    for leave in 0..leaves {
+        // Not at the very beginning, where it would meet the end of the warm-up.
+        let at_ns = (leave as f64 + 0.5) * every_ns;
+        listeners[leave % count].leaves_at_ns.push(at_ns as u64);
     }
 }
 
@@ -341,6 +370,18 @@ mod tests {
         let joins: Vec<_> =
             Cast::new(&scenario).clients.iter().filter_map(|client| client.joins_at_ns).collect();
         assert_eq!(joins, [10_000_000_000, 10_500_000_000, 11_000_000_000, 11_500_000_000]);
+    }
+
+    #[test]
+    fn listeners_leave_in_turn() {
+        let mut scenario = Scenario::simple(1, 3).unwrap();
+        scenario.duration_s = 2;
+        scenario.channels[0].churn_per_second = 2.0;
+        let cast = Cast::new(&scenario.checked().unwrap());
+        let leaves = |client: usize| cast.clients[client].leaves_at_ns.as_slice();
+        assert_eq!(leaves(0), [0; 0], "who speaks stays");
+        assert_eq!(leaves(1), [250_000_000, 1_750_000_000]);
+        assert_eq!((leaves(2), leaves(3)), (&[750_000_000][..], &[1_250_000_000][..]));
     }
 
     #[test]

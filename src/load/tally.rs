@@ -77,16 +77,16 @@ impl Window {
 pub struct SecondTally {
     /// The generator's work.
     pub sending: Sending,
-    /// Copies heard.
-    pub heard: u64,
-    /// Their latencies, nanoseconds.
+    /// What its hearers heard; `expected` and `lost` are for [`Due`] to fill in.
+    pub hearing: Hearing,
+    /// Latencies of the copies heard, nanoseconds.
     pub latency: Histogram<u32>,
 }
 
 impl Default for SecondTally {
     fn default() -> Self {
         let latency = Histogram::new(DIGITS).expect("three digits are few enough");
-        Self { sending: Sending::default(), heard: 0, latency }
+        Self { sending: Sending::default(), hearing: Hearing::default(), latency }
     }
 }
 
@@ -94,7 +94,7 @@ impl SecondTally {
     /// Adds another part of the same second.
     pub fn add(&mut self, other: &SecondTally) {
         self.sending.add(&other.sending);
-        self.heard += other.heard;
+        self.hearing.add(&other.hearing);
         self.latency.add(&other.latency).expect("the histogram grows as needed");
     }
 }
@@ -107,6 +107,25 @@ impl Sending {
         self.unsent += other.unsent;
         self.late += other.late;
         self.late_max_ns = self.late_max_ns.max(other.late_max_ns);
+    }
+}
+
+impl Hearing {
+    /// Adds what another hearer heard, or the same one at another time.
+    pub fn add(&mut self, other: &Hearing) {
+        self.expected += other.expected;
+        self.heard += other.heard;
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.wrong_channel += other.wrong_channel;
+        self.undecryptable += other.undecryptable;
+        self.foreign += other.foreign;
+    }
+
+    /// The same, with so many copies due.
+    pub fn due(self, expected: u64) -> Self {
+        Self { expected, lost: expected.saturating_sub(self.heard), ..self }
     }
 }
 
@@ -138,8 +157,9 @@ pub struct Tally {
 #[derive(Debug, Clone)]
 struct Ear {
     channel: u32,
-    /// While it is there; packets due before do not count.
-    since_ns: Option<u64>,
+    /// What is due to it: from when, and until when once it has left. What is under way then may
+    /// still come.
+    stay: Option<(u64, Option<u64>)>,
     streams: Vec<Stream>,
     /// With the server, and with the bare loop.
     hearing: [Hearing; 2],
@@ -210,7 +230,7 @@ impl Tally {
     pub fn new(cast: &Cast, run: u32) -> Self {
         let ear = |client: &super::schedule::Client| Ear {
             channel: client.channel,
-            since_ns: None,
+            stay: None,
             // Made when the client joins: a stage of thousands has few speakers, and most threads
             // have a part of the clients.
             streams: Vec::new(),
@@ -234,63 +254,71 @@ impl Tally {
     pub fn arrive(&mut self, cast: &Cast, client: u32, now_ns: u64) {
         let ear = &mut self.ears[client as usize];
         let sources = cast.channels[ear.channel as usize].sources.len();
-        ear.since_ns = Some(now_ns);
+        ear.stay = Some((now_ns, None));
         ear.streams = vec![Stream::default(); sources];
     }
 
     /// A client hears no more of what is due from now on. Its stay, if it was there.
     pub fn leave(&mut self, client: u32, now_ns: u64) -> Option<Stay> {
-        let from_ns = self.ears[client as usize].since_ns.take()?;
+        let (from_ns, left @ None) = self.ears[client as usize].stay.as_mut()? else { return None };
+        *left = Some(now_ns);
+        let from_ns = *from_ns;
         Some(Stay { who: client, from_ns, to_ns: now_ns })
     }
 
     /// A copy has come to `client` at `at_ns`, saying that it is `mark`.
     pub fn hear(&mut self, cast: &Cast, client: u32, mark: &Mark, at_ns: u64) {
         let ear = &mut self.ears[client as usize];
-        let source = cast.sources.get(mark.source as usize);
-        let source = source.filter(|source| source.client != client && mark.run == self.run);
-        let target =
-            self.window.map_or(Target::Server, |window| window.target_at(mark.intended_ns));
-        let hearing = &mut ear.hearing[target as usize];
-        let Some(source) = source.filter(|source| source.channel == mark.channel) else {
-            hearing.foreign += 1;
-            return;
-        };
+        let source = cast.sources.get(mark.source as usize).filter(|source| {
+            source.client != client && source.channel == mark.channel && mark.run == self.run
+        });
+        let Some(source) = source else { return self.foreign(client, at_ns) };
         if mark.channel != ear.channel {
-            hearing.wrong_channel += 1;
-            return;
+            return self.count(client, at_ns, |hearing| hearing.wrong_channel += 1);
         }
         let Some(stream) = ear.streams.get_mut(source.slot as usize) else { return };
         let novelty = stream.hear(mark.number);
         // Due before it came or after it left: nobody's loss and nobody's gain.
-        let counts = ear.since_ns.is_some_and(|since| mark.intended_ns >= since);
-        let second = self.window.and_then(|window| window.second(mark.intended_ns));
-        let Some(second) = second.filter(|_| counts) else { return };
-        match novelty {
-            Novelty::Duplicate => {
-                hearing.duplicated += 1;
-                return;
-            }
-            Novelty::Late => hearing.reordered += 1,
-            Novelty::Next => {}
+        let is_due = ear.stay.is_some_and(|(from_ns, left)| {
+            mark.intended_ns >= from_ns && left.is_none_or(|to_ns| mark.intended_ns < to_ns)
+        });
+        if !is_due {
+            return;
         }
-        hearing.heard += 1;
-        let account = self.seconds.entry(second).or_default();
-        account.heard += 1;
-        account
-            .latency
-            .record(at_ns.saturating_sub(mark.intended_ns).max(1))
-            .expect("the histogram grows as needed");
+        self.count(client, mark.intended_ns, |hearing| match novelty {
+            Novelty::Duplicate => hearing.duplicated += 1,
+            Novelty::Late => {
+                hearing.heard += 1;
+                hearing.reordered += 1;
+            }
+            Novelty::Next => hearing.heard += 1,
+        });
+        if novelty != Novelty::Duplicate
+            && let Some(second) = self.window.and_then(|window| window.second(mark.intended_ns))
+        {
+            let latency = &mut self.seconds.entry(second).or_default().latency;
+            let ns = at_ns.saturating_sub(mark.intended_ns).max(1);
+            latency.record(ns).expect("the histogram grows as needed");
+        }
     }
 
     /// A datagram that did not open.
-    pub fn undecryptable(&mut self, client: u32, target: Target) {
-        self.ears[client as usize].hearing[target as usize].undecryptable += 1;
+    pub fn undecryptable(&mut self, client: u32, at_ns: u64) {
+        self.count(client, at_ns, |hearing| hearing.undecryptable += 1);
     }
 
     /// A datagram that opened and says nothing we know.
-    pub fn foreign(&mut self, client: u32, target: Target) {
-        self.ears[client as usize].hearing[target as usize].foreign += 1;
+    pub fn foreign(&mut self, client: u32, at_ns: u64) {
+        self.count(client, at_ns, |hearing| hearing.foreign += 1);
+    }
+
+    /// Counts for a hearer and for the second of `ns`, if that counts.
+    fn count(&mut self, client: u32, ns: u64, count: impl Fn(&mut Hearing)) {
+        let Some(window) = &self.window else { return };
+        let Some(second) = window.second(ns) else { return };
+        let target = window.target_of(second);
+        count(&mut self.ears[client as usize].hearing[target as usize]);
+        count(&mut self.seconds.entry(second).or_default().hearing);
     }
 
     /// A packet left at `left_ns`, or the kernel did not take it.

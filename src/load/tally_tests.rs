@@ -61,7 +61,7 @@ fn every_fault_is_counted_as_what_it_is() {
     assert_eq!((hearing.wrong_channel, hearing.foreign), (0, 0));
     assert_eq!(with_bound, Hearing::default());
     let seconds = tally.take_seconds();
-    assert_eq!(seconds[&0].heard, 8);
+    assert_eq!(seconds[&0].hearing.heard, 8);
     assert_eq!(seconds[&0].latency.len(), 8);
     assert!(seconds[&0].latency.max().abs_diff(50_000) < 100);
     assert!(tally.take_seconds().is_empty());
@@ -95,7 +95,7 @@ fn packets_of_others_are_told_apart() {
     tally.hear(&cast, 0, &good, good.intended_ns);
     // The other channel's.
     tally.hear(&cast, 1, &mark(&cast, 1, number), good.intended_ns);
-    tally.undecryptable(1, Target::Server);
+    tally.undecryptable(1, good.intended_ns);
     let [hearing, _] = tally.hearing(1);
     assert_eq!((hearing.foreign, hearing.wrong_channel, hearing.undecryptable), (3, 1, 1));
     assert_eq!(tally.hearing(0)[0].foreign, 1);
@@ -116,12 +116,15 @@ fn what_is_due_outside_the_measured_time_or_a_stay_does_not_count() {
     assert_eq!(tally.leave(1, now), None);
     let after = mark(&cast, 0, numbers.start + 60);
     tally.hear(&cast, 1, &after, after.intended_ns);
+    assert_eq!(tally.hearing(1)[0].heard, 0);
+    let under_way = mark(&cast, 0, numbers.start + 40);
+    tally.hear(&cast, 1, &under_way, now + 1);
+    assert_eq!(tally.hearing(1)[0].heard, 1, "due while it was there");
     tally.arrive(&cast, 1, 12 * SECOND_NS);
     let before = mark(&cast, 0, numbers.start + 90);
     assert!(before.intended_ns < 12 * SECOND_NS);
     tally.hear(&cast, 1, &before, 12 * SECOND_NS);
-    assert_eq!(tally.hearing(1)[0].heard, 0);
-    assert!(tally.take_seconds().is_empty());
+    assert_eq!(tally.hearing(1)[0].heard, 1, "the rest was due to nobody");
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub fn classify(datagram: &[u8]) -> Kind {
 
 /// Whether the second byte of a version 2 packet says RTCP (RFC 5761 §4).
 #[inline]
-pub(crate) fn is_rtcp_type(second: u8) -> bool {
+pub fn is_rtcp_type(second: u8) -> bool {
     (192..=223).contains(&second)
 }
 

@@ -5,6 +5,7 @@
 
 pub mod cipher;
 pub mod client;
+pub mod faulty;
 pub mod gateway;
 pub mod http;
 pub mod media;

@@ -164,6 +164,11 @@ impl Server {
         grants.collect()
     }
 
+    /// The binary under test, with this server's settings in its environment.
+    pub fn command(&self) -> Command {
+        stentor(&self.settings)
+    }
+
     /// Changes a grant's rules; see protocol.md §6.3.
     pub fn patch(&self, user: u64, fields: Value) {
         let (status, answer) =

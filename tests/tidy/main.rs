@@ -52,8 +52,8 @@ const CLOCKS: &[[&str; 2]] = &[["Instant", "now"], ["SystemTime", "now"]];
 const CRATE_OWNERS: &[(&str, &[&str])] = &[
     ("axum", &["control/"]),
     ("glommio", &["driver/"]),
-    ("hyper", &["control/", "grant"]),
-    ("hyper_util", &["control/", "grant"]),
+    ("hyper", &["control/", "grant", "load/"]),
+    ("hyper_util", &["control/", "grant", "load/"]),
     ("io_uring", &["ring/"]),
     ("tokio", &["control/", "grant", "load/", "serve"]),
     ("tokio_stream", &["control/"]),

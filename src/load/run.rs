@@ -1,0 +1,628 @@
+//! One run from the first connection to the last: starts the threads, waits for the clients, says
+//! which time counts, reads the server each second and collects what the threads tell. Decides
+//! nothing about packets.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver},
+    },
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use hyper::Method;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::sync::watch;
+
+use super::{
+    account::{Arrivals, Ledger},
+    bound::Bound,
+    client::Profile,
+    clock::Clock,
+    endpoint::{Endpoint, EndpointError, Trust},
+    gateway::{self, Act, News},
+    grants::{Grants, GrantsError},
+    http, machine,
+    media::{self, Account, Order, Orders, Report},
+    ports::Addressing,
+    progress::{Glimpse, Progress},
+    result::{About, FORMAT, RunResult},
+    scenario::Scenario,
+    schedule::{Cast, SECOND_NS},
+    server_cost::{Counted, Probe, Sample, cores_between, counted, drops_at},
+    tally::{Seconds, Window},
+};
+use crate::{
+    config::{ControlAccess, Secret},
+    ring::RingError,
+};
+
+/// How often the run looks at what the threads tell.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Time beyond the pace of joins after which those who have not got in are not waited for: what one
+/// join may take, and a margin.
+const JOIN_MARGIN: Duration = Duration::from_secs(35);
+
+/// From the announcement of the measured time to its beginning, at the least: all threads must have
+/// heard of it.
+const LEAD_NS: u64 = 100_000_000;
+
+/// After the last packet copies are waited for at least so long, then while more keep coming, and
+/// at the most so long: a server with a long queue is slow, and not lossy.
+const DRAIN: Duration = Duration::from_millis(500);
+const DRAINS_MIN: u32 = 2;
+const DRAINS_MAX: u32 = 20;
+
+/// Time for threads to end in.
+const END_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a run needs besides its scenario.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// Where clients get in.
+    pub grants: Grants,
+    /// The gateway, where it is not the one that the grants name.
+    pub endpoint: Option<String>,
+    /// Whose certificate is good.
+    pub trust: Trust,
+    /// Where the server's metrics are, and what opens them.
+    pub metrics: Option<Metrics>,
+    /// The control API, to end the channels afterwards.
+    pub control: Option<ControlAccess>,
+    /// The server's process, where it is not found by its gateway's port.
+    pub server_pid: Option<u32>,
+    /// Cores to stay on; `None`: those that no thread of the server is pinned to.
+    pub cores: Option<BTreeSet<usize>>,
+    /// How many media threads.
+    pub threads: usize,
+    /// Seconds of each turn of the bare loop; `None`: there is none.
+    pub bound_slice_s: Option<u32>,
+    /// Whether to keep silent while it runs.
+    pub quiet: bool,
+    /// The command line.
+    pub command: Vec<String>,
+}
+
+/// Where metrics are.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// The server.
+    pub address: SocketAddr,
+    /// The page.
+    pub path: String,
+    /// What opens it, if anything does.
+    pub secret: Option<Secret>,
+}
+
+/// A run that has come to its end.
+#[derive(Debug)]
+pub struct Played {
+    /// What it found.
+    pub result: RunResult,
+    /// The server's seconds, with their histograms.
+    pub seconds: Seconds,
+}
+
+/// Why a run did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No way in.
+    #[error(transparent)]
+    Grants(#[from] GrantsError),
+    /// No gateway.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// No ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The system refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Too few descriptors.
+    #[error(
+        "{clients} clients need as many open files, and the limit is {limit}; \
+         raise it (`ulimit -n {wanted}`)"
+    )]
+    OpenFiles {
+        /// How many clients.
+        clients: u64,
+        /// What holds.
+        limit: u64,
+        /// What would do.
+        wanted: u64,
+    },
+    /// Nobody got in.
+    #[error("not one client got in: {0}")]
+    NobodyJoined(String),
+    /// The bare loop needs the server beside it.
+    #[error("--bound needs a server on this machine: {0} is elsewhere")]
+    BoundElsewhere(SocketAddr),
+    /// A thread of the generator ended or hangs.
+    #[error("a thread of the generator died; please report what it printed")]
+    Died,
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::System { what, source }
+}
+
+/// Plays a scenario.
+///
+/// # Errors
+/// It could not begin, nobody got in, or the generator broke.
+pub fn play(scenario: &Scenario, stage: &Stage) -> Result<Played, RunError> {
+    let run = u32::from_be_bytes(random());
+    let cast = Arc::new(Cast::new(scenario));
+    let clients = scenario.clients();
+    machine::allow_descriptors(clients).map_err(|limit| RunError::OpenFiles {
+        clients,
+        limit,
+        wanted: clients + 100,
+    })?;
+    let tickets = stage.grants.tickets(&cast, run)?;
+    let authority = stage.endpoint.clone().unwrap_or_else(|| tickets[0].endpoint.clone());
+    let channels: BTreeSet<_> = tickets.iter().map(|ticket| ticket.channel_id).collect();
+    let endpoint = Endpoint::find(&authority, &stage.trust)?;
+    let addressing = Addressing::towards(endpoint.address.ip());
+    let local = addressing == Addressing::Loopback;
+    if stage.bound_slice_s.is_some() && !local {
+        return Err(RunError::BoundElsewhere(endpoint.address));
+    }
+    let probe = match stage.server_pid {
+        Some(pid) => Some(Probe::process(pid)),
+        None => local.then(|| Probe::listening_on(endpoint.address.port())).flatten(),
+    };
+    let probe = probe.filter(Probe::is_alive);
+    let memory_before_bytes = probe.as_ref().and_then(|probe| probe.sample(0).memory_bytes);
+    let cores = cores(stage, probe.as_ref());
+    machine::stay_on(&cores);
+
+    let clock = Clock::start();
+    let mut players = Players::start(stage, &cast, run, addressing, clock, &cores, probe.as_ref())?;
+    let (act, acts) = watch::channel(Act::Opening);
+    let (tell, news) = mpsc::channel();
+    let part = gateway::Part {
+        cast: cast.clone(),
+        tickets,
+        endpoint,
+        addressing,
+        profile: Profile {
+            version: scenario.gateway_version,
+            mode: scenario.mode(),
+            video: false,
+            camera: false,
+        },
+        joins_per_second: scenario.joins_per_second,
+        clock,
+        media: players.orders.clone(),
+    };
+    let gateway = gateway::start(part, acts, tell).map_err(system("the gateway's thread"))?;
+    let mut run = Run {
+        scenario,
+        cast: &cast,
+        clock,
+        probe,
+        news,
+        arrivals: Arrivals::default(),
+        ready: vec![false; cast.clients.len()],
+        settled: 0,
+        progress: Progress::new(stage.quiet),
+    };
+    run.wait_for_clients(&mut players)?;
+
+    let lead_ns = (u64::from(scenario.warmup_s) * SECOND_NS).max(LEAD_NS);
+    let from_ns = clock.now_ns() + lead_ns;
+    let window = Window { from_ns, seconds: scenario.duration_s, slice_s: stage.bound_slice_s };
+    players.order(|| Order::Measure(window));
+    act.send_replace(Act::Measured(window));
+    let measured = run.measure(&mut players, &window, stage)?;
+    players.order(|| Order::Hush);
+    run.drain(&mut players)?;
+    let own_drops = drops_at(&players.ports).saturating_sub(players.drops_before);
+    players.order(|| Order::Finish);
+    players.finish()?;
+    act.send_replace(Act::End);
+    let ends = clock.now_ns() + END_TIMEOUT.as_nanos() as u64;
+    while !gateway.is_finished() && clock.now_ns() < ends {
+        thread::sleep(LOOK_EVERY);
+    }
+    run.hear_news();
+    run.progress.end();
+    if let (Grants::Control(_), Some(access)) = (&stage.grants, &stage.control) {
+        close(access, &channels);
+    }
+
+    let ledger = Ledger {
+        scenario,
+        cast: &cast,
+        window,
+        seconds: std::mem::take(&mut players.seconds),
+        accounts: std::mem::take(&mut players.accounts),
+        arrivals: run.arrivals,
+        server: measured.server,
+        bound: measured.bound,
+        counted: measured.counted,
+        memory_before_bytes,
+        sessions: measured.sessions,
+        pid: run.probe.as_ref().map(Probe::pid),
+        own_drops,
+    };
+    let found = ledger.find();
+    let result = RunResult {
+        format: FORMAT,
+        about: About {
+            started_at: measured.started_at.format(&Rfc3339).unwrap_or_default(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: machine::commit(),
+            kernel: machine::kernel(),
+            cpu: machine::cpu(),
+            cores: machine::processors(),
+            command: stage.command.clone(),
+            endpoint: authority,
+            receive_time: found.receive_time,
+        },
+        scenario: scenario.clone(),
+        verdict: found.verdict,
+        overall: found.overall,
+        phases: found.phases,
+        hearers: found.hearers,
+        seconds: found.seconds,
+        joins: found.joins,
+        cost: found.cost,
+        bound: found.bound,
+        find_max: None,
+    };
+    let mut seconds = ledger.seconds;
+    seconds.retain(|second, _| window.target_of(*second) == super::tally::Target::Server);
+    Ok(Played { result, seconds })
+}
+
+/// The cores to stay on: as told, else those that no thread of the server is pinned to, else all.
+fn cores(stage: &Stage, probe: Option<&Probe>) -> BTreeSet<usize> {
+    let allowed = machine::cores();
+    if let Some(cores) = &stage.cores {
+        return cores.clone();
+    }
+    let taken = probe.map(Probe::pinned_cores).unwrap_or_default();
+    let free: BTreeSet<_> = allowed.difference(&taken).copied().collect();
+    if free.is_empty() { allowed } else { free }
+}
+
+/// The media threads, and the bare loop beside them.
+struct Players {
+    orders: Vec<Orders>,
+    reports: Receiver<Report>,
+    ports: BTreeSet<u16>,
+    drops_before: u64,
+    seconds: Seconds,
+    accounts: Vec<Account>,
+    bound: Option<(Bound, Probe)>,
+}
+
+impl Players {
+    fn start(
+        stage: &Stage,
+        cast: &Arc<Cast>,
+        run: u32,
+        addressing: Addressing,
+        clock: Clock,
+        cores: &BTreeSet<usize>,
+        probe: Option<&Probe>,
+    ) -> Result<Self, RunError> {
+        let threads = stage.threads.clamp(1, cast.clients.len());
+        let (tell, reports) = mpsc::channel();
+        let mut players = Self {
+            orders: Vec::new(),
+            reports,
+            ports: BTreeSet::new(),
+            drops_before: 0,
+            seconds: Seconds::new(),
+            accounts: Vec::new(),
+            bound: None,
+        };
+        for thread in 0..threads {
+            let clients = (thread as u32..cast.clients.len() as u32).step_by(threads).collect();
+            let core = cores.iter().rev().nth(thread % cores.len().max(1)).copied();
+            let part = media::Part { cast: cast.clone(), clients, run, addressing, clock, core };
+            let orders = media::start(part, tell.clone()).map_err(system("a media thread"))?;
+            players.orders.push(orders);
+        }
+        let started: Vec<Vec<u16>> = (0..threads)
+            .map(|_| match players.reports.recv_timeout(END_TIMEOUT) {
+                Ok(Report::Started(ports)) => Ok(ports),
+                Ok(Report::Failed(error)) => Err(error.into()),
+                _ => Err(RunError::Died),
+            })
+            .collect::<Result<_, _>>()?;
+        players.ports = started.iter().flatten().copied().collect();
+        players.drops_before = drops_at(&players.ports);
+        if stage.bound_slice_s.is_some() {
+            // On loopback every thread has one port.
+            let hearers = (0..cast.clients.len()).filter_map(|client| {
+                let address = addressing.address_of(client as u32)?;
+                Some(SocketAddr::from((address, started.get(client % threads)?[0])))
+            });
+            let core = probe.and_then(|probe| probe.pinned_cores().first().copied());
+            let bound = Bound::start(cast.clone(), hearers.collect(), core)
+                .map_err(system("the bare loop"))?;
+            let address = bound.address();
+            players.order(|| Order::Bound(address));
+            let probe = Probe::own_thread(bound.thread_id());
+            players.bound = Some((bound, probe));
+        }
+        Ok(players)
+    }
+
+    fn order(&self, order: impl Fn() -> Order) {
+        self.orders.iter().for_each(|orders| orders.give(order()));
+    }
+
+    /// Takes what they have told.
+    fn hear(&mut self) -> Result<(), RunError> {
+        while let Ok(report) = self.reports.try_recv() {
+            self.take(report)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, report: Report) -> Result<(), RunError> {
+        match report {
+            Report::Seconds(seconds) => {
+                for (second, tally) in &seconds {
+                    self.seconds.entry(*second).or_default().add(tally);
+                }
+            }
+            Report::Finished(account) => self.accounts.push(*account),
+            Report::Failed(error) => return Err(error.into()),
+            Report::Started(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Waits until all have told the rest.
+    fn finish(&mut self) -> Result<(), RunError> {
+        while self.accounts.len() < self.orders.len() {
+            let report = self.reports.recv_timeout(END_TIMEOUT).map_err(|_| RunError::Died)?;
+            self.take(report)?;
+        }
+        Ok(())
+    }
+}
+
+/// What was read during the measured time.
+struct Measured {
+    started_at: OffsetDateTime,
+    server: Vec<Sample>,
+    bound: Vec<Sample>,
+    counted: Option<(Counted, Counted)>,
+    sessions: u64,
+}
+
+struct Run<'a> {
+    scenario: &'a Scenario,
+    cast: &'a Cast,
+    clock: Clock,
+    probe: Option<Probe>,
+    news: Receiver<(u32, News)>,
+    arrivals: Arrivals,
+    /// Which clients are there.
+    ready: Vec<bool>,
+    /// How many of those who join first need not be waited for any more.
+    settled: u64,
+    progress: Progress,
+}
+
+impl Run<'_> {
+    fn hear_news(&mut self) {
+        while let Ok((client, news)) = self.news.try_recv() {
+            let early = self.cast.clients[client as usize].joins_at_ns.is_none();
+            let ready = &mut self.ready[client as usize];
+            match news {
+                News::Joined(took) => {
+                    self.arrivals.joined(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+                }
+                News::Ready => {
+                    self.settled += u64::from(early);
+                    *ready = true;
+                }
+                News::Left => *ready = false,
+                News::Refused(ending) => {
+                    self.settled += u64::from(early);
+                    self.arrivals.refused(ending);
+                }
+                News::Broken(ending) => {
+                    self.settled += u64::from(early && !*ready);
+                    *ready = false;
+                    self.arrivals.broken(ending);
+                }
+            }
+        }
+    }
+
+    fn sessions(&self) -> u64 {
+        self.ready.iter().filter(|ready| **ready).count() as u64
+    }
+
+    /// Waits until then, hearing what the threads tell.
+    fn wait(&mut self, players: &mut Players, until_ns: u64) -> Result<(), RunError> {
+        loop {
+            players.hear()?;
+            self.hear_news();
+            let left = Duration::from_nanos(until_ns.saturating_sub(self.clock.now_ns()));
+            if left.is_zero() {
+                return Ok(());
+            }
+            thread::sleep(left.min(LOOK_EVERY));
+        }
+    }
+
+    fn drain(&mut self, players: &mut Players) -> Result<(), RunError> {
+        let heard = |players: &Players| -> u64 {
+            players.seconds.values().map(|tally| tally.hearing.heard).sum()
+        };
+        for drain in 1..=DRAINS_MAX {
+            let before = heard(players);
+            self.wait(players, self.clock.now_ns() + DRAIN.as_nanos() as u64)?;
+            if drain >= DRAINS_MIN && heard(players) == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_for_clients(&mut self, players: &mut Players) -> Result<(), RunError> {
+        let clients = self.cast.clients.iter();
+        let early = clients.filter(|client| client.joins_at_ns.is_none()).count() as u64;
+        let paced_ns = early * SECOND_NS / u64::from(self.scenario.joins_per_second);
+        let latest_ns = self.clock.now_ns() + paced_ns + JOIN_MARGIN.as_nanos() as u64;
+        let mut say_at_ns = self.clock.now_ns() + SECOND_NS;
+        while self.settled < early && self.clock.now_ns() < latest_ns {
+            let now_ns = self.clock.now_ns();
+            self.wait(players, now_ns + LOOK_EVERY.as_nanos() as u64)?;
+            if now_ns >= say_at_ns {
+                say_at_ns = now_ns + SECOND_NS;
+                self.progress.joining(self.sessions(), self.arrivals.refusals(), early);
+            }
+        }
+        if early > 0 && self.sessions() == 0 {
+            let joins = self.arrivals.joins();
+            let first = joins.failures.first().or(joins.broken.first());
+            let why = first.map_or("no answer".to_owned(), |failure| match failure.close_code {
+                Some(code) => format!("closed {code}: {}", failure.reason),
+                None => failure.reason.clone(),
+            });
+            return Err(RunError::NobodyJoined(why));
+        }
+        Ok(())
+    }
+
+    fn measure(
+        &mut self,
+        players: &mut Players,
+        window: &Window,
+        stage: &Stage,
+    ) -> Result<Measured, RunError> {
+        let mut before: Option<Sample> = None;
+        for left in (1..=self.scenario.warmup_s).rev() {
+            self.wait(players, window.from_ns - u64::from(left) * SECOND_NS)?;
+            let sample = self.probe.as_ref().map(|probe| probe.sample(self.clock.now_ns()));
+            let glimpse = Glimpse {
+                server_cores: before
+                    .as_ref()
+                    .zip(sample.as_ref())
+                    .and_then(|(from, to)| cores_between(from, to)),
+                ..Glimpse::default()
+            };
+            self.progress.second(-i64::from(left), &glimpse);
+            before = sample;
+        }
+        self.wait(players, window.from_ns)?;
+        let sessions = self.sessions();
+        let started_at = OffsetDateTime::now_utc();
+        let counted_before = scrape(stage.metrics.as_ref());
+        let mut measured =
+            Measured { started_at, server: Vec::new(), bound: Vec::new(), counted: None, sessions };
+        self.sample(players, &mut measured);
+        for second in 0..window.seconds {
+            self.wait(players, window.start_of(second + 1))?;
+            self.sample(players, &mut measured);
+            let glimpse = self.glimpse(players, window, second, &measured);
+            self.progress.second(i64::from(second) + 1, &glimpse);
+        }
+        measured.counted = counted_before.zip(scrape(stage.metrics.as_ref()));
+        Ok(measured)
+    }
+
+    fn sample(&self, players: &Players, measured: &mut Measured) {
+        let now_ns = self.clock.now_ns();
+        measured.server.extend(self.probe.as_ref().map(|probe| probe.sample(now_ns)));
+        measured.bound.extend(players.bound.as_ref().map(|(_, probe)| probe.sample(now_ns)));
+    }
+
+    /// What there is to tell when `second` has passed.
+    fn glimpse(
+        &self,
+        players: &Players,
+        window: &Window,
+        second: u32,
+        measured: &Measured,
+    ) -> Glimpse {
+        let told = second.saturating_sub(1);
+        let tally = players.seconds.get(&told);
+        let latency = tally.map(|tally| &tally.latency).filter(|latency| !latency.is_empty());
+        let at = |quantile| latency.map(|latency| latency.value_at_quantile(quantile));
+        let expected = self.expected(window, told);
+        let heard = tally.map_or(0, |tally| tally.hearing.heard);
+        let mut ends = measured.server.iter().rev();
+        let (to, from) = (ends.next(), ends.next());
+        Glimpse {
+            sent: players.seconds.values().map(|tally| tally.sending.sent).sum(),
+            heard: players.seconds.values().map(|tally| tally.hearing.heard).sum(),
+            loss: (expected > 0 && second > 0)
+                .then(|| expected.saturating_sub(heard) as f64 / expected as f64),
+            p50_ns: at(0.5),
+            p99_ns: at(0.99),
+            server_cores: from.zip(to).and_then(|(from, to)| cores_between(from, to)),
+        }
+    }
+
+    /// Copies due in a second, as if those who are there now had been there all along.
+    fn expected(&self, window: &Window, second: u32) -> u64 {
+        let (from_ns, to_ns) = (window.start_of(second), window.start_of(second + 1));
+        let channels = self.cast.channels.iter().map(|channel| {
+            let there = channel.clients.clone().filter(|client| self.ready[*client as usize]);
+            let hearers = (there.count() as u64).saturating_sub(1);
+            let sources =
+                &self.cast.sources[channel.sources.start as usize..][..channel.sources.len()];
+            let speaking = sources.iter().filter(|source| self.ready[source.client as usize]);
+            let packets = speaking.map(|source| source.pace.count_between(from_ns, to_ns));
+            hearers * packets.sum::<u64>()
+        });
+        channels.sum()
+    }
+}
+
+/// The server's own counts, if it has any.
+fn scrape(metrics: Option<&Metrics>) -> Option<Counted> {
+    let Metrics { address, path, secret } = metrics?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let page = runtime.block_on(http::request(*address, Method::GET, path, secret.as_ref()));
+    page.ok().filter(|(status, _)| *status == 200).and_then(|(_, page)| counted(&page))
+}
+
+/// Ends channels that were made for a run, and their grants. They would do no harm.
+fn close(access: &ControlAccess, channels: &BTreeSet<crate::id::ChannelId>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime else { return };
+    for channel in channels {
+        let path = format!("/v1/rooms/{channel}");
+        let secret = Some(&access.secret);
+        let closed = runtime.block_on(http::request(access.address, Method::DELETE, &path, secret));
+        if closed.is_err() {
+            return;
+        }
+    }
+}
+
+fn random() -> [u8; 4] {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes once it has booted");
+    bytes
+}
+
+/// Unix time of a moment, seconds.
+pub fn unix_s(at: &str) -> f64 {
+    let parsed = OffsetDateTime::parse(at, &Rfc3339).ok();
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    parsed.map_or_else(now, |at| at.unix_timestamp_nanos() as f64 / 1e9)
+}

@@ -1,0 +1,195 @@
+//! Black box over `stentor load`: the real generator against the real server, whose every packet it
+//! must account for, and against servers with known faults, every one of which it must find.
+
+mod support;
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use serde_json::Value;
+use support::{
+    faulty::{Fate, Faulty},
+    server::Server,
+};
+use tempfile::TempDir;
+
+/// The generator's own schedule is a matter of how busy the machine is: these runs may be judged
+/// invalid, and their accounts are exact all the same.
+const DONE: [Option<i32>; 2] = [Some(0), Some(3)];
+
+/// Runs a scenario; the result.
+fn play(command: &mut Command, scenario: &str, out: &Path) -> Value {
+    let path = out.join("scenario.toml");
+    fs::write(&path, scenario).expect("a file");
+    let output = command.arg(&path).arg("--out").arg(out).output().expect("the binary starts");
+    assert!(DONE.contains(&output.status.code()), "{}", said(&output));
+    let text = fs::read_to_string(out.join("result.json")).expect("a result");
+    serde_json::from_str(&text).expect("a result is JSON")
+}
+
+fn said(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr))
+}
+
+fn load(server: &Server) -> Command {
+    let mut command = server.command();
+    command.arg("load");
+    command
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("a number expected: {value}"))
+}
+
+/// Nothing but what was due, and all of it.
+fn assert_flawless(hearing: &Value) {
+    assert_eq!(hearing["heard"], hearing["expected"], "{hearing}");
+    for fault in ["lost", "duplicated", "reordered", "wrong_channel", "undecryptable", "foreign"] {
+        assert_eq!(hearing[fault], 0, "{hearing}");
+    }
+}
+
+#[test]
+fn every_copy_of_a_good_server_is_heard_once() {
+    let server = Server::start();
+    let out = TempDir::new().expect("a directory");
+    let scenario = "name = \"three channels\"\nwarmup_s = 0\nduration_s = 2\n\
+                    [[channels]]\ncount = 3\nspeakers = 2\nlisteners = 4\n";
+    let result = play(&mut load(&server), scenario, out.path());
+    let (sending, hearing) = (&result["overall"]["sending"], &result["overall"]["hearing"]);
+    // Three channels with two speakers of 100 packets, each heard by five.
+    assert_eq!(sending["sent"], 600);
+    assert_eq!(hearing["expected"], 600 * 5);
+    assert_flawless(hearing);
+    assert_eq!(result["joins"]["succeeded"], 18);
+    let hearers = result["hearers"].as_array().expect("hearers");
+    assert_eq!(hearers.len(), 18);
+    hearers.iter().for_each(|hearer| assert_flawless(&hearer["hearing"]));
+    assert_eq!(result["overall"]["latency"]["count"], 3_000);
+    let seconds = result["seconds"].as_array().expect("seconds");
+    let heard: u64 = seconds.iter().map(|second| number(&second["heard"])).sum();
+    assert_eq!((seconds.len(), heard), (2, 3_000));
+    let cost = &result["cost"];
+    assert!(cost["cpu_ns_per_packet"].as_f64().is_some_and(|ns| ns > 0.0), "{cost}");
+    assert!(cost["traversals_per_packet"].as_f64().is_some_and(|each| each > 0.0), "{cost}");
+    let hgrm = fs::read_to_string(out.path().join("latency.hgrm")).expect("latency.hgrm");
+    assert!(hgrm.contains("1.000000000000       3000"), "{hgrm}");
+    let hlog = fs::read_to_string(out.path().join("latency.hlog")).expect("latency.hlog");
+    assert_eq!(hlog.lines().count(), 3 + 2, "{hlog}");
+    let (_, rooms) = server.api("GET", "/v1/rooms", None);
+    assert_eq!(rooms["rooms"].as_array().map(Vec::len), Some(0), "nobody is left: {rooms}");
+}
+
+#[test]
+fn video_late_joins_and_churn_lose_nothing() {
+    let server = Server::start();
+    let out = TempDir::new().expect("a directory");
+    let scenario = "name = \"mixed\"\nwarmup_s = 0\nduration_s = 4\n\
+                    mode = \"aead_xchacha20_poly1305_rtpsize\"\ngateway_version = 9\n\
+                    [[channels]]\nspeakers = 1\nlisteners = 3\nchurn_per_second = 1.0\n\
+                    video = { bits_per_second = 500000 }\n\
+                    [[channels]]\nspeakers = 1\nlisteners = 4\njoin_at_s = 1\n";
+    let result = play(&mut load(&server), scenario, out.path());
+    assert_flawless(&result["overall"]["hearing"]);
+    // Five come late and four come back.
+    let joins = &result["joins"];
+    assert_eq!((number(&joins["attempted"]), number(&joins["succeeded"])), (13, 13), "{joins}");
+    // Four seconds of a camera with 30 frames of two packets, and of a voice; the late voice.
+    let intended = number(&result["overall"]["sending"]["intended"]);
+    assert!((4 * 110..=4 * 110 + 150).contains(&intended), "{intended}");
+    let phases = result["phases"].as_array().expect("phases");
+    let names: Vec<_> = phases.iter().filter_map(|phase| phase["name"].as_str()).collect();
+    assert_eq!(names, ["before", "storm", "after"]);
+    phases.iter().for_each(|phase| assert_flawless(&phase["hearing"]));
+}
+
+#[test]
+fn the_bare_loop_takes_turns_with_the_server() {
+    let key = "07".repeat(32);
+    let server = Server::with(&[("TOKEN_KEY", &key)]);
+    let out = TempDir::new().expect("a directory");
+    let scenario = "name = \"bound\"\nwarmup_s = 0\nduration_s = 4\n\
+                    [[channels]]\nspeakers = 1\nlisteners = 3\n";
+    let mut command = load(&server);
+    let endpoint = server.gateway().to_string();
+    command.args(["--bound=1", "--plaintext", "--token-key", &key, "--endpoint", &endpoint]);
+    let result = play(&mut command, scenario, out.path());
+    assert_flawless(&result["overall"]["hearing"]);
+    assert_flawless(&result["bound"]["overall"]["hearing"]);
+    assert_eq!(result["overall"]["hearing"]["heard"], 2 * 50 * 3);
+    assert_eq!(result["bound"]["overall"]["hearing"]["heard"], 2 * 50 * 3);
+    assert!(result["bound"]["ratios"]["cpu_per_packet"].as_f64().is_some(), "{}", result["bound"]);
+    assert!(!result.to_string().contains(&key), "the key is nobody's business");
+    let command = result["about"]["command"].to_string();
+    assert!(command.contains("--token-key\",\"…\""), "{command}");
+}
+
+/// By the last digit of a packet's number.
+fn mischief(number: u32) -> Fate {
+    match number % 10 {
+        0 => Fate::Dropped,
+        3 => Fate::Doubled,
+        5 => Fate::Garbled,
+        7 => Fate::Delayed,
+        9 => Fate::Strayed,
+        _ => Fate::Forwarded,
+    }
+}
+
+#[test]
+fn every_fault_of_a_bad_server_is_found() {
+    const PAUSE: Duration = Duration::from_millis(3);
+    let server = Faulty::start(mischief, PAUSE);
+    let out = TempDir::new().expect("a directory");
+    let grants = out.path().join("grants.json");
+    fs::write(&grants, server.grants(2, 3).to_string()).expect("a file");
+    let scenario = "name = \"faults\"\nwarmup_s = 1\nduration_s = 2\n\
+                    [[channels]]\ncount = 2\nspeakers = 1\nlisteners = 2\n";
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stentor"));
+    command.args(["load", "--plaintext", "--grants"]).arg(&grants);
+    let result = play(&mut command, scenario, out.path());
+    let hearing = &result["overall"]["hearing"];
+    // Two seconds are a hundred numbers, ten of each fate, for two hearers in two channels.
+    assert_eq!(hearing["expected"], 400, "{hearing}");
+    assert_eq!(hearing["lost"], (10 + 10) * 4, "dropped and garbled: {hearing}");
+    assert_eq!(hearing["duplicated"], 10 * 4, "{hearing}");
+    assert_eq!(hearing["reordered"], 10 * 4, "{hearing}");
+    // These have no time of their own: they count by when they came, so the edges may differ.
+    let undecryptable = number(&hearing["undecryptable"]);
+    assert!((1..=60).contains(&undecryptable), "{hearing}");
+    let wrong_channel = number(&hearing["wrong_channel"]);
+    assert!((1..=90).contains(&wrong_channel), "to all three of the other channel: {hearing}");
+    assert_eq!(hearing["foreign"], 0, "{hearing}");
+    let latency = &result["overall"]["latency"];
+    assert!(number(&latency["min_ns"]) >= PAUSE.as_nanos() as u64, "the pause shows: {latency}");
+}
+
+#[test]
+fn clients_that_are_not_let_in_are_counted_and_told() {
+    let server = Server::start();
+    let run = |arguments: &[&str]| {
+        let output = load(&server).args(arguments).output().expect("the binary starts");
+        (output.status.code(), said(&output))
+    };
+    let scenario = ["--speakers", "1", "--listeners", "1", "--duration", "1", "--warmup", "0"];
+    let key = "09".repeat(32);
+    let endpoint = server.gateway().to_string();
+    let foreign = [&scenario[..], &["--token-key", &key, "--endpoint", &endpoint]].concat();
+    let (code, text) = run(&foreign);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("closed 4004"), "{text}");
+    let (code, text) = run(&[&scenario[..], &["--ca", "/etc/hostname"]].concat());
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("--insecure"), "{text}");
+    let (code, text) = run(&[&scenario[..], &["--endpoint", "127.0.0.1:1"]].concat());
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("connecting to 127.0.0.1:1"), "{text}");
+    let (code, text) = run(&["--speakers", "0", "--listeners", "0"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("members"), "{text}");
+}
