@@ -7,7 +7,7 @@ use clap::Parser;
 use stentor::{
     config::{Config, ControlAccess, Flags},
     grant::{self, GrantRequest},
-    load::{self, LoadArgs},
+    load::{self, LoadArgs, compare::CompareArgs},
 };
 
 #[derive(Parser)]
@@ -23,7 +23,13 @@ enum Command {
         flags: Flags,
     },
     /// Play a scenario with virtual clients against a server, and measure loss, latency and cost
-    Load(Box<LoadArgs>),
+    #[command(mut_arg("scenario", |arg| arg.required_unless_present("compare")))]
+    Load {
+        #[command(flatten)]
+        args: Box<LoadArgs>,
+        #[command(flatten)]
+        compare: CompareArgs,
+    },
     /// Tell whether this machine is fit to run a server, and what to change
     Doctor {
         /// Print findings as JSON.
@@ -50,7 +56,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             println!("{}", serde_json::to_string(&tickets)?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Load(args) => Ok(load::load(&args)?),
+        Command::Load { args, compare } => match &compare.compare {
+            Some(files) => Ok(load::compare::run(files, compare.tolerance())),
+            None => Ok(load::load(&args)?),
+        },
         Command::Doctor { json } => Ok(stentor::doctor::run(json)),
     }
 }

@@ -5,9 +5,11 @@
 
 pub mod account;
 pub mod args;
+pub mod bootstrap;
 pub mod bound;
 pub mod client;
 pub mod clock;
+pub mod compare;
 pub mod endpoint;
 pub mod find_max;
 pub mod gateway;
