@@ -14,6 +14,7 @@ use serde_json::Value;
 use support::{
     faulty::{Fate, Faulty},
     server::Server,
+    wait_until,
 };
 use tempfile::TempDir;
 
@@ -81,8 +82,10 @@ fn every_copy_of_a_good_server_is_heard_once() {
     assert!(hgrm.contains("1.000000000000       3000"), "{hgrm}");
     let hlog = fs::read_to_string(out.path().join("latency.hlog")).expect("latency.hlog");
     assert_eq!(hlog.lines().count(), 3 + 2, "{hlog}");
-    let (_, rooms) = server.api("GET", "/v1/rooms", None);
-    assert_eq!(rooms["rooms"].as_array().map(Vec::len), Some(0), "nobody is left: {rooms}");
+    wait_until("nobody is left", || {
+        let (_, rooms) = server.api("GET", "/v1/rooms", None);
+        rooms["rooms"].as_array().is_some_and(Vec::is_empty)
+    });
 }
 
 #[test]
@@ -96,9 +99,10 @@ fn video_late_joins_and_churn_lose_nothing() {
                     [[channels]]\nspeakers = 1\nlisteners = 4\njoin_at_s = 1\n";
     let result = play(&mut load(&server), scenario, out.path());
     assert_flawless(&result["overall"]["hearing"]);
-    // Five come late and four come back.
+    // Five come late, and four come back; the run may end before the last of them has.
     let joins = &result["joins"];
-    assert_eq!((number(&joins["attempted"]), number(&joins["succeeded"])), (13, 13), "{joins}");
+    assert_eq!(joins["attempted"], joins["succeeded"], "{joins}");
+    assert!((12..=13).contains(&number(&joins["succeeded"])), "{joins}");
     // Four seconds of a camera with 30 frames of two packets, and of a voice; the late voice.
     let intended = number(&result["overall"]["sending"]["intended"]);
     assert!((4 * 110..=4 * 110 + 150).contains(&intended), "{intended}");

@@ -1,4 +1,4 @@
-//! From what was tallied, read and told to a result. Plain values in and out; the run collects them.
+//! From what was tallied, read and told to a result. Plain values in and out; `run` collects them.
 
 use std::collections::BTreeMap;
 

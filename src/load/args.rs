@@ -6,11 +6,12 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use clap::Args;
 
 use super::{
+    control_client::Metrics,
     endpoint::Trust,
     find_max::{Dimension, ServiceLevel},
     grants::{self, Grants},
-    run::{Metrics, Stage},
     scenario::{Scenario, ScenarioError, Video},
+    stage::Stage,
 };
 use crate::{
     config::{Config, ConfigError, ControlAccess, Flags, KEY_BYTES_MIN, Secret},
@@ -86,7 +87,7 @@ pub struct LoadArgs {
     /// The server's metrics [default: at its control address]
     #[arg(long, value_name = "URL")]
     server_metrics: Option<String>,
-    /// Cores to stay on, such as 1 or 2,3 [default: those that no thread of the server is pinned to]
+    /// Cores to stay on, such as 1 or 2,3 [default: those the server's threads are not pinned to]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     cores: Vec<usize>,
     /// Threads that send and hear

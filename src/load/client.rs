@@ -1,6 +1,6 @@
-//! One virtual client's side of the voice gateway (protocol.md §1): what it is told and what it says
-//! to get in, to be allowed to speak and to stay. Sans-IO: messages come in, steps come out; the
-//! WebSocket, the UDP socket and the clock are the caller's.
+//! One virtual client's side of the voice gateway (protocol.md §1): what it is told and what it
+//! says to get in, to be allowed to speak and to stay. Sans-IO: messages come in, steps come out;
+//! the WebSocket, the UDP socket and the clock are the caller's.
 
 use std::{
     collections::VecDeque,

@@ -1,5 +1,5 @@
-//! The server's gateway as a client reaches it: its address, and TLS with whom to trust. Looks names
-//! up and reads certificates, once before a run.
+//! The server's gateway as a client reaches it: its address, and TLS with whom to trust. Looks
+//! names up and reads certificates, once before a run.
 
 use std::{
     fs, io,

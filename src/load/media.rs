@@ -3,10 +3,9 @@
 //! thread and from the run, reports go to the run.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     num::NonZeroU64,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    str,
     sync::{
         Arc,
         mpsc::{self, Receiver, Sender, SyncSender, TryRecvError},
@@ -28,13 +27,14 @@ use super::{
     ports::{self, Addressing, Ports},
     result::{Hearing, ReceiveTime},
     schedule::{Agenda, Cast, Departure},
+    searches::Searches,
     tally::{Seconds, Stay, Tally, Target, Window},
 };
 use crate::{
     crypto::Cipher,
     id::Ssrc,
     ring::{Received, RingError},
-    rtp::{Header, Packet, demux::is_rtcp_type, discovery::DISCOVERY_BYTES, packet::HEADER_BYTES},
+    rtp::{Header, Packet, demux::is_rtcp_type, packet::HEADER_BYTES},
 };
 
 /// Orders that may wait for the thread. A storm of joins brings a few thousand at once.
@@ -49,11 +49,6 @@ const SPIN_NS: u64 = 40_000;
 
 /// Longest sleep: how often the account is handed over.
 const REPORT_EVERY_NS: u64 = 250_000_000;
-
-/// Discovery is asked again after this long, and so many times: the reply to a lost request would
-/// be waited for in vain (protocol.md §2.1).
-const DISCOVERY_AGAIN_NS: u64 = 500_000_000;
-const DISCOVERY_TRIES: u32 = 10;
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -202,17 +197,6 @@ struct Voice {
     nonce: u32,
 }
 
-/// A discovery without its answer.
-#[derive(Debug)]
-struct Search {
-    client: u32,
-    ssrc: Ssrc,
-    server: SocketAddr,
-    found: oneshot::Sender<SocketAddr>,
-    again_at_ns: u64,
-    tries: u32,
-}
-
 struct Player {
     part: Part,
     ports: Ports,
@@ -222,7 +206,7 @@ struct Player {
     agenda: Agenda,
     tally: Tally,
     voices: Vec<Option<Voice>>,
-    searches: Vec<Search>,
+    searches: Searches,
     present: Vec<Stay>,
     speaking: Vec<Stay>,
     /// Since when each source speaks.
@@ -243,7 +227,7 @@ impl Player {
             agenda: Agenda::new(sources),
             tally: Tally::new(&part.cast, part.run),
             voices: (0..clients).map(|_| None).collect(),
-            searches: Vec::new(),
+            searches: Searches::default(),
             present: Vec::new(),
             speaking: Vec::new(),
             since: vec![None; sources],
@@ -312,9 +296,7 @@ impl Player {
             let now_ns = self.part.clock.now_ns();
             match order {
                 Order::Discover { client, ssrc, server, found } => {
-                    let search =
-                        Search { client, ssrc, server, found, again_at_ns: now_ns, tries: 0 };
-                    self.searches.push(search);
+                    self.searches.begin(client, ssrc, server, found);
                 }
                 Order::Hear { client, agreed } => self.hear_from_now(client, agreed, now_ns),
                 Order::Speak { client } => self.speak_from_now(client, now_ns),
@@ -448,26 +430,14 @@ impl Player {
         self.departing.clear();
     }
 
-    /// Asks for addresses, again if need be. Who gives up is noticed by who waits.
+    /// Asks for addresses, again if need be.
     fn search(&mut self, now_ns: u64) {
         let Self { searches, ports, .. } = self;
-        searches.retain_mut(|search| {
-            if search.found.is_closed() || search.tries == DISCOVERY_TRIES {
-                return false;
-            }
-            if search.again_at_ns > now_ns {
-                return true;
-            }
+        searches.ask(now_ns, |client, server, request| {
             // No room: the next turn has some.
-            if let Some(mut slot) = ports.slot(search.client, search.server, DISCOVERY_BYTES) {
-                let bytes = slot.bytes();
-                bytes.fill(0);
-                bytes[..4].copy_from_slice(&[0, 1, 0, 70]);
-                bytes[4..8].copy_from_slice(&search.ssrc.0.to_be_bytes());
-                slot.commit(DISCOVERY_BYTES);
-                search.again_at_ns = now_ns + DISCOVERY_AGAIN_NS;
-                search.tries += 1;
-            }
+            let Some(mut slot) = ports.slot(client, server, request.len()) else { return false };
+            slot.bytes().copy_from_slice(request);
+            slot.commit(request.len());
             true
         });
         self.flush();
@@ -493,8 +463,7 @@ impl Player {
             if client as usize >= voices.len() {
                 return;
             }
-            if is_discovery_response(received.bytes) {
-                answer(searches, client, received.bytes);
+            if searches.answered(client, received.bytes) {
                 return;
             }
             let voice = voices[client as usize].as_ref();
@@ -559,22 +528,4 @@ fn hear(
         Some(mark) => tally.hear(&part.cast, client, &mark, at_ns),
         None => tally.foreign(client, at_ns),
     }
-}
-
-fn is_discovery_response(bytes: &[u8]) -> bool {
-    bytes.len() == DISCOVERY_BYTES && bytes[..4] == [0, 2, 0, 70]
-}
-
-/// Gives a discovered address to who waits for it.
-fn answer(searches: &mut Vec<Search>, client: u32, response: &[u8]) {
-    let ssrc = Ssrc(u32::from_be_bytes([response[4], response[5], response[6], response[7]]));
-    let wanted = |search: &Search| search.client == client && search.ssrc == ssrc;
-    let Some(place) = searches.iter().position(wanted) else { return };
-    let text = response[8..72].split(|byte| *byte == 0).next().unwrap_or_default();
-    let address: Option<IpAddr> = str::from_utf8(text).ok().and_then(|text| text.parse().ok());
-    let Some(address) = address else { return };
-    let port = u16::from_be_bytes([response[72], response[73]]);
-    let search = searches.swap_remove(place);
-    // Whoever waited may have given up.
-    let _ = search.found.send(SocketAddr::new(address, port));
 }

@@ -186,3 +186,85 @@ pub fn reset(eventfd: BorrowedFd<'_>) -> io::Result<()> {
     rustix::io::read(eventfd, &mut count)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, net::UdpSocket, thread, time::Duration};
+
+    use super::*;
+
+    /// Longest wait for what must happen.
+    const WAIT: Duration = Duration::from_secs(20);
+
+    /// Every client says its number to a socket, which says it back.
+    fn echo(addressing: Addressing, clients: Vec<u32>) -> (BTreeSet<SocketAddr>, Vec<u32>) {
+        let mut ports = Ports::open(addressing, clients.clone(), 10).unwrap();
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        peer.set_read_timeout(Some(WAIT)).unwrap();
+        let to = peer.local_addr().unwrap();
+        for client in &clients {
+            let mut slot = ports.slot(*client, to, 4).unwrap();
+            slot.bytes().copy_from_slice(&client.to_be_bytes());
+            slot.commit(4);
+        }
+        assert_eq!(ports.flush().packets, clients.len() as u64);
+        let mut sources = BTreeSet::new();
+        for _ in &clients {
+            let mut bytes = [0; 4];
+            let (_, from) = peer.recv_from(&mut bytes).unwrap();
+            sources.insert(from);
+            peer.send_to(&bytes, from).unwrap();
+        }
+        let mut heard = Vec::new();
+        for _ in 0..WAIT.as_millis() {
+            ports.receive(|client, received| {
+                assert_eq!(received.bytes, client.to_be_bytes(), "each hears what is its own");
+                heard.push(client);
+            });
+            if heard.len() == clients.len() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        heard.sort_unstable();
+        (sources, heard)
+    }
+
+    #[test]
+    fn on_loopback_clients_differ_by_address() {
+        let (sources, heard) = echo(Addressing::Loopback, vec![0, 4, 9]);
+        let addresses: Vec<_> = sources.iter().map(|source| source.ip().to_string()).collect();
+        assert_eq!(addresses, ["127.16.0.1", "127.16.0.5", "127.16.0.10"]);
+        assert_eq!(heard, [0, 4, 9]);
+    }
+
+    #[test]
+    fn elsewhere_clients_differ_by_port() {
+        let (sources, heard) = echo(Addressing::PerClient { v6: false }, vec![1, 3, 5]);
+        let ports: BTreeSet<_> = sources.iter().map(SocketAddr::port).collect();
+        assert_eq!(ports.len(), 3);
+        assert_eq!(heard, [1, 3, 5]);
+    }
+
+    #[test]
+    fn a_full_batch_says_so() {
+        let mut ports = Ports::open(Addressing::Loopback, vec![0], 1).unwrap();
+        let to = "127.0.0.1:9".parse().unwrap();
+        let mut taken = 0;
+        while let Some(slot) = ports.slot(0, to, 100) {
+            slot.commit(100);
+            taken += 1;
+        }
+        assert_eq!(taken, BATCH);
+        ports.flush();
+        assert!(ports.slot(0, to, 100).is_some());
+    }
+
+    #[test]
+    fn a_server_on_this_machine_is_known_by_its_address() {
+        let towards = |address: &str| Addressing::towards(address.parse().unwrap());
+        assert_eq!(towards("127.0.0.1"), Addressing::Loopback);
+        assert_eq!(towards("192.0.2.1"), Addressing::PerClient { v6: false });
+        assert_eq!(towards("2001:db8::1"), Addressing::PerClient { v6: true });
+    }
+}

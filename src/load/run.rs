@@ -4,8 +4,6 @@
 
 use std::{
     collections::BTreeSet,
-    io,
-    net::SocketAddr,
     sync::{
         Arc,
         mpsc::{self, Receiver},
@@ -14,31 +12,28 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use hyper::Method;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::watch;
 
 use super::{
     account::{Arrivals, Ledger},
-    bound::Bound,
     client::Profile,
     clock::Clock,
-    endpoint::{Endpoint, EndpointError, Trust},
+    control_client,
+    endpoint::Endpoint,
     gateway::{self, Act, News},
-    grants::{Grants, GrantsError},
-    http, machine,
-    media::{self, Account, Order, Orders, Report},
+    grants::Grants,
+    machine,
+    media::Order,
+    players::Players,
     ports::Addressing,
     progress::{Glimpse, Progress},
     result::{About, FORMAT, RunResult},
     scenario::Scenario,
     schedule::{Cast, SECOND_NS},
-    server_cost::{Counted, Probe, Sample, cores_between, counted, drops_at},
+    server_cost::{Counted, Probe, Sample, cores_between, drops_at},
+    stage::{END_TIMEOUT, RunError, Stage, system},
     tally::{Seconds, Window},
-};
-use crate::{
-    config::{ControlAccess, Secret},
-    ring::RingError,
 };
 
 /// How often the run looks at what the threads tell.
@@ -58,47 +53,6 @@ const DRAIN: Duration = Duration::from_millis(500);
 const DRAINS_MIN: u32 = 2;
 const DRAINS_MAX: u32 = 20;
 
-/// Time for threads to end in.
-const END_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// What a run needs besides its scenario.
-#[derive(Debug, Clone)]
-pub struct Stage {
-    /// Where clients get in.
-    pub grants: Grants,
-    /// The gateway, where it is not the one that the grants name.
-    pub endpoint: Option<String>,
-    /// Whose certificate is good.
-    pub trust: Trust,
-    /// Where the server's metrics are, and what opens them.
-    pub metrics: Option<Metrics>,
-    /// The control API, to end the channels afterwards.
-    pub control: Option<ControlAccess>,
-    /// The server's process, where it is not found by its gateway's port.
-    pub server_pid: Option<u32>,
-    /// Cores to stay on; `None`: those that no thread of the server is pinned to.
-    pub cores: Option<BTreeSet<usize>>,
-    /// How many media threads.
-    pub threads: usize,
-    /// Seconds of each turn of the bare loop; `None`: there is none.
-    pub bound_slice_s: Option<u32>,
-    /// Whether to keep silent while it runs.
-    pub quiet: bool,
-    /// The command line.
-    pub command: Vec<String>,
-}
-
-/// Where metrics are.
-#[derive(Debug, Clone)]
-pub struct Metrics {
-    /// The server.
-    pub address: SocketAddr,
-    /// The page.
-    pub path: String,
-    /// What opens it, if anything does.
-    pub secret: Option<Secret>,
-}
-
 /// A run that has come to its end.
 #[derive(Debug)]
 pub struct Played {
@@ -106,54 +60,6 @@ pub struct Played {
     pub result: RunResult,
     /// The server's seconds, with their histograms.
     pub seconds: Seconds,
-}
-
-/// Why a run did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// No way in.
-    #[error(transparent)]
-    Grants(#[from] GrantsError),
-    /// No gateway.
-    #[error(transparent)]
-    Endpoint(#[from] EndpointError),
-    /// No ring.
-    #[error(transparent)]
-    Ring(#[from] RingError),
-    /// The system refused something.
-    #[error("{what}: {source}")]
-    System {
-        /// What.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// Too few descriptors.
-    #[error(
-        "{clients} clients need as many open files, and the limit is {limit}; \
-         raise it (`ulimit -n {wanted}`)"
-    )]
-    OpenFiles {
-        /// How many clients.
-        clients: u64,
-        /// What holds.
-        limit: u64,
-        /// What would do.
-        wanted: u64,
-    },
-    /// Nobody got in.
-    #[error("not one client got in: {0}")]
-    NobodyJoined(String),
-    /// The bare loop needs the server beside it.
-    #[error("--bound needs a server on this machine: {0} is elsewhere")]
-    BoundElsewhere(SocketAddr),
-    /// A thread of the generator ended or hangs.
-    #[error("a thread of the generator died; please report what it printed")]
-    Died,
-}
-
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
-    move |source| RunError::System { what, source }
 }
 
 /// Plays a scenario.
@@ -239,7 +145,7 @@ pub fn play(scenario: &Scenario, stage: &Stage) -> Result<Played, RunError> {
     run.hear_news();
     run.progress.end();
     if let (Grants::Control(_), Some(access)) = (&stage.grants, &stage.control) {
-        close(access, &channels);
+        control_client::close_rooms(access, &channels);
     }
 
     let ledger = Ledger {
@@ -296,107 +202,6 @@ fn cores(stage: &Stage, probe: Option<&Probe>) -> BTreeSet<usize> {
     let taken = probe.map(Probe::pinned_cores).unwrap_or_default();
     let free: BTreeSet<_> = allowed.difference(&taken).copied().collect();
     if free.is_empty() { allowed } else { free }
-}
-
-/// The media threads, and the bare loop beside them.
-struct Players {
-    orders: Vec<Orders>,
-    reports: Receiver<Report>,
-    ports: BTreeSet<u16>,
-    drops_before: u64,
-    seconds: Seconds,
-    accounts: Vec<Account>,
-    bound: Option<(Bound, Probe)>,
-}
-
-impl Players {
-    fn start(
-        stage: &Stage,
-        cast: &Arc<Cast>,
-        run: u32,
-        addressing: Addressing,
-        clock: Clock,
-        cores: &BTreeSet<usize>,
-        probe: Option<&Probe>,
-    ) -> Result<Self, RunError> {
-        let threads = stage.threads.clamp(1, cast.clients.len());
-        let (tell, reports) = mpsc::channel();
-        let mut players = Self {
-            orders: Vec::new(),
-            reports,
-            ports: BTreeSet::new(),
-            drops_before: 0,
-            seconds: Seconds::new(),
-            accounts: Vec::new(),
-            bound: None,
-        };
-        for thread in 0..threads {
-            let clients = (thread as u32..cast.clients.len() as u32).step_by(threads).collect();
-            let core = cores.iter().rev().nth(thread % cores.len().max(1)).copied();
-            let part = media::Part { cast: cast.clone(), clients, run, addressing, clock, core };
-            let orders = media::start(part, tell.clone()).map_err(system("a media thread"))?;
-            players.orders.push(orders);
-        }
-        let started: Vec<Vec<u16>> = (0..threads)
-            .map(|_| match players.reports.recv_timeout(END_TIMEOUT) {
-                Ok(Report::Started(ports)) => Ok(ports),
-                Ok(Report::Failed(error)) => Err(error.into()),
-                _ => Err(RunError::Died),
-            })
-            .collect::<Result<_, _>>()?;
-        players.ports = started.iter().flatten().copied().collect();
-        players.drops_before = drops_at(&players.ports);
-        if stage.bound_slice_s.is_some() {
-            // On loopback every thread has one port.
-            let hearers = (0..cast.clients.len()).filter_map(|client| {
-                let address = addressing.address_of(client as u32)?;
-                Some(SocketAddr::from((address, started.get(client % threads)?[0])))
-            });
-            let core = probe.and_then(|probe| probe.pinned_cores().first().copied());
-            let bound = Bound::start(cast.clone(), hearers.collect(), core)
-                .map_err(system("the bare loop"))?;
-            let address = bound.address();
-            players.order(|| Order::Bound(address));
-            let probe = Probe::own_thread(bound.thread_id());
-            players.bound = Some((bound, probe));
-        }
-        Ok(players)
-    }
-
-    fn order(&self, order: impl Fn() -> Order) {
-        self.orders.iter().for_each(|orders| orders.give(order()));
-    }
-
-    /// Takes what they have told.
-    fn hear(&mut self) -> Result<(), RunError> {
-        while let Ok(report) = self.reports.try_recv() {
-            self.take(report)?;
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, report: Report) -> Result<(), RunError> {
-        match report {
-            Report::Seconds(seconds) => {
-                for (second, tally) in &seconds {
-                    self.seconds.entry(*second).or_default().add(tally);
-                }
-            }
-            Report::Finished(account) => self.accounts.push(*account),
-            Report::Failed(error) => return Err(error.into()),
-            Report::Started(_) => {}
-        }
-        Ok(())
-    }
-
-    /// Waits until all have told the rest.
-    fn finish(&mut self) -> Result<(), RunError> {
-        while self.accounts.len() < self.orders.len() {
-            let report = self.reports.recv_timeout(END_TIMEOUT).map_err(|_| RunError::Died)?;
-            self.take(report)?;
-        }
-        Ok(())
-    }
 }
 
 /// What was read during the measured time.
@@ -529,7 +334,7 @@ impl Run<'_> {
         self.wait(players, window.from_ns)?;
         let sessions = self.sessions();
         let started_at = OffsetDateTime::now_utc();
-        let counted_before = scrape(stage.metrics.as_ref());
+        let counted_before = control_client::scrape(stage.metrics.as_ref());
         let mut measured =
             Measured { started_at, server: Vec::new(), bound: Vec::new(), counted: None, sessions };
         self.sample(players, &mut measured);
@@ -539,7 +344,7 @@ impl Run<'_> {
             let glimpse = self.glimpse(players, window, second, &measured);
             self.progress.second(i64::from(second) + 1, &glimpse);
         }
-        measured.counted = counted_before.zip(scrape(stage.metrics.as_ref()));
+        measured.counted = counted_before.zip(control_client::scrape(stage.metrics.as_ref()));
         Ok(measured)
     }
 
@@ -589,28 +394,6 @@ impl Run<'_> {
             hearers * packets.sum::<u64>()
         });
         channels.sum()
-    }
-}
-
-/// The server's own counts, if it has any.
-fn scrape(metrics: Option<&Metrics>) -> Option<Counted> {
-    let Metrics { address, path, secret } = metrics?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    let page = runtime.block_on(http::request(*address, Method::GET, path, secret.as_ref()));
-    page.ok().filter(|(status, _)| *status == 200).and_then(|(_, page)| counted(&page))
-}
-
-/// Ends channels that were made for a run, and their grants. They would do no harm.
-fn close(access: &ControlAccess, channels: &BTreeSet<crate::id::ChannelId>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let Ok(runtime) = runtime else { return };
-    for channel in channels {
-        let path = format!("/v1/rooms/{channel}");
-        let secret = Some(&access.secret);
-        let closed = runtime.block_on(http::request(access.address, Method::DELETE, &path, secret));
-        if closed.is_err() {
-            return;
-        }
     }
 }
 

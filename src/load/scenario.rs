@@ -450,6 +450,18 @@ mod tests {
     }
 
     #[test]
+    fn every_scenario_of_ours_can_be_played() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("perf/scenarios");
+        let mut read = 0;
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let scenario = Scenario::read(&entry.unwrap().path()).unwrap();
+            assert!(!scenario.about.is_empty(), "{}", scenario.name);
+            read += 1;
+        }
+        assert!(read >= 9, "{read} scenarios");
+    }
+
+    #[test]
     fn late_joins_divide_the_time() {
         let mut scenario = Scenario::simple(1, 10).unwrap();
         let late = Channels { join_at_s: Some(5), join_over_s: 5, ..scenario.channels[0].clone() };

@@ -148,7 +148,7 @@ impl Cast {
         let index = self.sources.len() as u32;
         let turn = u64::from(index).wrapping_mul(GOLDEN);
         let interval = u128::from(SECOND_NS) / u128::from(pace.bursts_per_second);
-        let phase_ns = (u128::from(turn) * interval >> 64) as u64;
+        let phase_ns = ((u128::from(turn) * interval) >> 64) as u64;
         self.sources.push(Source {
             client: self.clients.len() as u32,
             channel,

@@ -128,7 +128,8 @@ fn write_percentiles(
     write!(out, "  {:<10}", "")?;
     columns.iter().try_for_each(|(name, _)| write!(out, " {name:>10}"))?;
     out.push('\n');
-    let rows: [(&str, fn(&Latency) -> u64); 6] = [
+    type At = fn(&Latency) -> u64;
+    let rows: [(&str, At); 6] = [
         ("p50", |latency| latency.p50_ns),
         ("p90", |latency| latency.p90_ns),
         ("p99", |latency| latency.p99_ns),

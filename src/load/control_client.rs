@@ -1,14 +1,18 @@
-//! One plain HTTP request to the server's control address: metrics, and the end of channels that
-//! were made for a run. A connection for each; nothing here is in a hurry.
+//! What a run asks at the server's control address besides grants: its metrics, and the end of the
+//! channels that were made for the run. A connection for each; nothing here is in a hurry.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Method, Request, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::config::Secret;
+use super::server_cost::{Counted, counted};
+use crate::{
+    config::{ControlAccess, Secret},
+    id::ChannelId,
+};
 
 /// Time for one request.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,13 +23,42 @@ const ANSWER_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct HttpError(String);
+struct HttpError(String);
+
+/// Where metrics are.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// The server.
+    pub address: SocketAddr,
+    /// The page.
+    pub path: String,
+    /// What opens it, if anything does.
+    pub secret: Option<Secret>,
+}
+
+/// The server's own counts, if it has any.
+pub fn scrape(metrics: Option<&Metrics>) -> Option<Counted> {
+    let Metrics { address, path, secret } = metrics?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let page = runtime.block_on(request(*address, Method::GET, path, secret.as_ref()));
+    page.ok().filter(|(status, _)| *status == 200).and_then(|(_, page)| counted(&page))
+}
+
+/// Ends channels and their grants. Left alone they would do no harm, so what fails is let be.
+pub fn close_rooms(access: &ControlAccess, channels: &BTreeSet<ChannelId>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime else { return };
+    for channel in channels {
+        let path = format!("/v1/rooms/{channel}");
+        let secret = Some(&access.secret);
+        if runtime.block_on(request(access.address, Method::DELETE, &path, secret)).is_err() {
+            return;
+        }
+    }
+}
 
 /// Asks; the answer's status and body.
-///
-/// # Errors
-/// Nobody listens, it takes too long, or what answers does not speak HTTP.
-pub async fn request(
+async fn request(
     address: SocketAddr,
     method: Method,
     path: &str,

@@ -1,0 +1,89 @@
+//! What a run stands on besides its scenario: the server and the way to it, cores and threads, and
+//! why a run may fail. Plain values; `args` makes them, `run` uses them.
+
+use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
+
+use super::{
+    control_client::Metrics,
+    endpoint::{EndpointError, Trust},
+    grants::{Grants, GrantsError},
+};
+use crate::{config::ControlAccess, ring::RingError};
+
+/// Time for threads to end in.
+pub(super) const END_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a run needs besides its scenario.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// Where clients get in.
+    pub grants: Grants,
+    /// The gateway, where it is not the one that the grants name.
+    pub endpoint: Option<String>,
+    /// Whose certificate is good.
+    pub trust: Trust,
+    /// Where the server's metrics are, and what opens them.
+    pub metrics: Option<Metrics>,
+    /// The control API, to end the channels afterwards.
+    pub control: Option<ControlAccess>,
+    /// The server's process, where it is not found by its gateway's port.
+    pub server_pid: Option<u32>,
+    /// Cores to stay on; `None`: those that no thread of the server is pinned to.
+    pub cores: Option<BTreeSet<usize>>,
+    /// How many media threads.
+    pub threads: usize,
+    /// Seconds of each turn of the bare loop; `None`: there is none.
+    pub bound_slice_s: Option<u32>,
+    /// Whether to keep silent while it runs.
+    pub quiet: bool,
+    /// The command line.
+    pub command: Vec<String>,
+}
+
+/// Why a run did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No way in.
+    #[error(transparent)]
+    Grants(#[from] GrantsError),
+    /// No gateway.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// No ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The system refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Too few descriptors.
+    #[error(
+        "{clients} clients need as many open files, and the limit is {limit}; \
+         raise it (`ulimit -n {wanted}`)"
+    )]
+    OpenFiles {
+        /// How many clients.
+        clients: u64,
+        /// What holds.
+        limit: u64,
+        /// What would do.
+        wanted: u64,
+    },
+    /// Nobody got in.
+    #[error("not one client got in: {0}")]
+    NobodyJoined(String),
+    /// The bare loop needs the server beside it.
+    #[error("--bound needs a server on this machine: {0} is elsewhere")]
+    BoundElsewhere(SocketAddr),
+    /// A thread of the generator ended or hangs.
+    #[error("a thread of the generator died; please report what it printed")]
+    Died,
+}
+
+pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::System { what, source }
+}
