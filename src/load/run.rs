@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::UdpSocket,
     sync::{
         Arc,
         mpsc::{self, Receiver},
@@ -80,13 +81,15 @@ pub fn play(scenario: &Scenario, stage: &Stage) -> Result<Played, RunError> {
     let channels: BTreeSet<_> = tickets.iter().map(|ticket| ticket.channel_id).collect();
     let endpoint = Endpoint::find(&authority, &stage.trust)?;
     let addressing = Addressing::towards(endpoint.address.ip());
-    let local = addressing == Addressing::Loopback;
-    if stage.bound_slice_s.is_some() && !local {
+    if stage.bound_slice_s.is_some() && addressing != Addressing::Loopback {
         return Err(RunError::BoundElsewhere(endpoint.address));
     }
     let probe = match stage.server_pid {
         Some(pid) => Some(Probe::process(pid)),
-        None => local.then(|| Probe::listening_on(endpoint.address.port())).flatten(),
+        // Only an address of this machine can be bound here.
+        None => UdpSocket::bind((endpoint.address.ip(), 0))
+            .ok()
+            .and_then(|_| Probe::listening_on(endpoint.address.port())),
     };
     let probe = probe.filter(Probe::is_alive);
     let memory_before_bytes = probe.as_ref().and_then(|probe| probe.sample(0).memory_bytes);
