@@ -8,6 +8,7 @@ use stentor::{
     config::{Config, ControlAccess, Flags},
     grant::{self, GrantRequest},
     load::{self, LoadArgs, compare::CompareArgs},
+    plan::{self, PlanArgs},
 };
 
 #[derive(Parser)]
@@ -30,6 +31,8 @@ enum Command {
         #[command(flatten)]
         compare: CompareArgs,
     },
+    /// Tell how much of this host a guild takes, by what things were measured to cost on it
+    Plan(Box<PlanArgs>),
     /// Tell whether this machine is fit to run a server, and what to change
     Doctor {
         /// Print findings as JSON.
@@ -60,6 +63,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             Some(files) => Ok(load::compare::run(files, compare.tolerance())),
             None => Ok(load::load(&args)?),
         },
+        Command::Plan(args) => Ok(plan::plan(&args)?),
         Command::Doctor { json } => Ok(stentor::doctor::run(json)),
     }
 }
