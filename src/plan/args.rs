@@ -17,7 +17,7 @@ use crate::{
 
 /// Plan the capacity of this host
 #[derive(Debug, Clone, Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct PlanArgs {
     /// What to do instead of planning
     #[command(subcommand)]
@@ -25,7 +25,7 @@ pub struct PlanArgs {
 
     /// What to plan for, TOML; or say it with --members, or watch a server with --from-metrics
     #[arg(value_name = "PROFILE.toml",
-          required_unless_present_any = ["members", "from_metrics", "command"])]
+          required_unless_present_any = ["members", "from_metrics"])]
     profile: Option<PathBuf>,
     /// Sessions of a channel (every kind of channels of a profile)
     #[arg(long, value_name = "COUNT")]

@@ -35,7 +35,10 @@ use crate::{
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Times that a run is played before it is given up: other work on the machine may spoil one.
-const TRIES: u32 = 3;
+const TRIES: u32 = 6;
+
+/// Time between two tries, for each that has failed: such work ends.
+const TRY_AFTER: Duration = Duration::from_secs(3);
 
 /// Seconds of play before anything counts.
 const WARMUP_S: u32 = 1;
@@ -65,7 +68,7 @@ pub enum CalibrateError {
 /// Measures, fits, checks, prints and writes `path`. Runs last `seconds` each.
 ///
 /// # Errors
-/// A run fails or stays invalid, or the file cannot be written.
+/// A run fails or says nothing of costs, or the file cannot be written.
 pub fn calibrate(path: &Path, seconds: u32) -> Result<Calibration, CalibrateError> {
     if cfg!(debug_assertions) {
         eprintln!("note: this is a debug build; its costs are not those of a release build");
@@ -103,15 +106,16 @@ pub fn calibrate(path: &Path, seconds: u32) -> Result<Calibration, CalibrateErro
     Ok(calibration)
 }
 
-/// Plays until a run is valid.
+/// Plays until a run tells costs.
 fn played(scenario: &Scenario, stage: &Stage) -> Result<(Observation, RunResult), CalibrateError> {
     let mut tries = 1;
     loop {
         let result = run::play(scenario, stage)?.result;
         match Observation::of(&result) {
             Ok(observation) => return Ok((observation, result)),
-            Err(CalibrationError::Invalid { reasons, .. }) if tries < TRIES => {
-                eprintln!("      once more: {reasons}");
+            Err(error @ CalibrationError::Spoilt { .. }) if tries < TRIES => {
+                eprintln!("      once more: {error}");
+                thread::sleep(TRY_AFTER * tries);
                 tries += 1;
             }
             Err(error) => return Err(error.into()),

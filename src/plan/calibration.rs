@@ -11,7 +11,7 @@ use super::{
     model::{ModeCost, Model, Rates},
     profile::Profile,
 };
-use crate::load::{RunResult, machine};
+use crate::load::{RunResult, machine, result::Sending};
 
 /// Version of this format. A reader refuses any other.
 pub const FORMAT: u32 = 1;
@@ -22,6 +22,14 @@ pub const CALIBRATION_FILE: &str = "calibration.json";
 /// How far a prediction may be from a measurement, as a fraction of the latter, for the model to be
 /// called good.
 pub const ERROR_MAX: f64 = 0.15;
+
+/// Most packets that the generator may have sent more than a millisecond late in a run that tells
+/// costs, as a fraction; and the least it must have sent at all. Latencies would be spoilt by far
+/// less (`load::verdict`), but processor time does not hang on a millisecond, only on packets not
+/// coming in heaps.
+const LATE_MAX: f64 = 0.1;
+/// See [`LATE_MAX`].
+const SENT_MIN: f64 = 0.999;
 
 /// Unknowns that every mode shares: base, received, traversal, session, join.
 const SHARED: usize = 5;
@@ -86,13 +94,20 @@ pub struct Residual {
 /// Why a run says nothing about costs, or a calibration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CalibrationError {
-    /// A run that cannot be believed.
-    #[error("the run “{name}” is not valid: {reasons}")]
-    Invalid {
+    /// A run in which the generator fell behind.
+    #[error(
+        "in the run “{name}” the generator sent {sent} of {intended} packets, {late} of them late: \
+         the machine has other work to do, or too few cores"
+    )]
+    Spoilt {
         /// Which.
         name: String,
-        /// Why.
-        reasons: String,
+        /// Packets that the schedule wanted.
+        intended: u64,
+        /// Packets sent.
+        sent: u64,
+        /// Packets more than a millisecond late.
+        late: u64,
     },
     /// The server could not be read.
     #[error("what the run “{0}” cost the server could not be read")]
@@ -144,12 +159,13 @@ impl Observation {
     /// What a run tells: counts as measured, bytes and bursts as its scenario has them.
     ///
     /// # Errors
-    /// The run is not valid or has no costs.
+    /// The generator fell behind, or there are no costs.
     pub fn of(result: &RunResult) -> Result<Self, CalibrationError> {
         let name = &result.scenario.name;
-        if !result.verdict.valid {
-            let reasons = result.verdict.reasons.join("; ");
-            return Err(CalibrationError::Invalid { name: name.clone(), reasons });
+        let Sending { intended, sent, late, .. } = result.overall.sending;
+        let of_intended = |part: f64| part * intended as f64;
+        if (sent as f64) < of_intended(SENT_MIN) || late as f64 > of_intended(LATE_MAX) {
+            return Err(CalibrationError::Spoilt { name: name.clone(), intended, sent, late });
         }
         let missing = || CalibrationError::NoCost(name.clone());
         let cost = result.cost.as_ref().ok_or_else(missing)?;

@@ -86,9 +86,13 @@ fn a_run_is_observed_as_it_was_measured() {
     assert_eq!((observation.rates.traversals, observation.rates.sessions), (2_000.0, 41.0));
     assert_eq!((observation.cores, observation.separate), (0.25, None));
 
-    result.verdict.valid = false;
-    assert!(Observation::of(&result).is_err());
-    result.verdict.valid = true;
+    let late = &mut result.overall.sending.late;
+    *late = 100;
+    assert!(Observation::of(&result).is_ok(), "latencies of this run would not count");
+    result.overall.sending.late = 101;
+    let spoilt = Observation::of(&result).unwrap_err().to_string();
+    assert!(spoilt.contains("sent 1000 of 1000 packets, 101 of them late"), "{spoilt}");
+    result.overall.sending.late = 0;
     result.cost = None;
     assert!(Observation::of(&result).unwrap_err().to_string().contains("could not be read"));
 }
