@@ -140,14 +140,17 @@ fn fitting(seconds: u32) -> Vec<Scenario> {
         ..speech(1, 1, listeners, 160)
     };
     let mut scenarios = vec![
-        scenario("idle, 400 sessions", seconds, aes, silent(40, 10)),
+        scenario("idle, 1,000 sessions", seconds, aes, silent(100, 10)),
+        scenario("idle, one session", seconds, aes, silent(1, 1)),
         scenario("joins", seconds, aes, late),
         scenario("one voice to 25", seconds, aes, speech(1, 1, 25, 160)),
+        scenario("one voice to 10", seconds, aes, speech(1, 1, 10, 160)),
+        scenario("ten voices to 30", seconds, aes, speech(1, 10, 30, 160)),
         scenario("one voice to 100", seconds, aes, speech(1, 1, 100, 160)),
         scenario("four voices to 100", seconds, aes, speech(1, 4, 100, 160)),
         scenario("one voice to 100, long packets", seconds, aes, speech(1, 1, 100, 1_000)),
-        scenario("pairs", seconds, aes, speech(40, 2, 0, 160)),
-        scenario("channels of five", seconds, aes, speech(40, 1, 4, 160)),
+        scenario("pairs", seconds, aes, speech(20, 2, 0, 160)),
+        scenario("channels of five", seconds, aes, speech(20, 1, 4, 160)),
         scenario("a camera of 1 Mbit/s to 20", seconds, aes, camera(20, 1_000_000)),
         scenario("a camera of 2.5 Mbit/s to 30", seconds, aes, camera(30, 2_500_000)),
     ];
@@ -300,7 +303,7 @@ mod tests {
         let (fitting, checking) = (fitting(10), checking(10));
         let modes: std::collections::BTreeSet<_> =
             fitting.iter().map(|scenario| &scenario.mode).collect();
-        assert!(fitting.len() >= 5 + 2 * modes.len());
+        assert!(fitting.len() >= 6 + 2 * modes.len());
         for scenario in fitting.iter().chain(&checking) {
             assert!(scenario.clone().checked().is_ok(), "{}", scenario.name);
         }

@@ -31,8 +31,8 @@ const LATE_MAX: f64 = 0.1;
 /// See [`LATE_MAX`].
 const SENT_MIN: f64 = 0.999;
 
-/// Unknowns that every mode shares: base, received, traversal, session, join.
-const SHARED: usize = 5;
+/// Unknowns that every mode shares: base, received, traversal, session, join, wake-up.
+const SHARED: usize = 6;
 
 /// Unknowns of a mode: copy, byte.
 const PER_MODE: usize = 2;
@@ -169,8 +169,10 @@ impl Observation {
         }
         let missing = || CalibrationError::NoCost(name.clone());
         let cost = result.cost.as_ref().ok_or_else(missing)?;
-        let cores = cost.cores.filter(|cores| *cores > 0.0).ok_or_else(missing)?;
-        let seconds = result.seconds.iter().filter(|second| !second.bound).count().max(1) as f64;
+        let seconds = result.seconds.iter().filter(|second| !second.bound);
+        let cores = median(seconds.clone().filter_map(|second| second.server_cores));
+        let cores = cores.filter(|cores| *cores > 0.0).ok_or_else(missing)?;
+        let seconds = seconds.count().max(1) as f64;
         let profile = Profile::of_scenario(&result.scenario);
         let planned = |separate| total(&profile, separate);
         let (grouped, alone) = (planned(0.0), planned(1.0));
@@ -190,6 +192,7 @@ impl Observation {
             mode: result.scenario.mode.clone(),
             rates: Rates {
                 received,
+                bursts: alone.bursts * received / alone.received.max(f64::MIN_POSITIVE),
                 copies,
                 payload_bytes: alone.payload_bytes * of_planned,
                 traversals,
@@ -206,14 +209,25 @@ impl Observation {
     }
 
     fn equation(&self, modes: &[String]) -> Equation {
-        let Rates { received, copies, payload_bytes, traversals, sessions, joins } = self.rates;
-        let mut amounts = vec![1.0, received, traversals, sessions, joins];
+        let Rates { received, bursts, copies, payload_bytes, traversals, sessions, joins } =
+            self.rates;
+        let wakes = Model::default().waking(bursts).amount;
+        let mut amounts = vec![1.0, received, traversals, sessions, joins, wakes];
         for mode in modes {
             let is_ours = f64::from(u8::from(*mode == self.mode));
             amounts.extend([copies * is_ours, payload_bytes * is_ours]);
         }
         Equation { amounts, cost: self.cores }
     }
+}
+
+/// The middle one: a second in which something else had the machine's caches does not count.
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<_> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let (low, high) =
+        (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
+    Some((low + high) / 2.0)
 }
 
 /// All channels of a profile together.
@@ -258,6 +272,7 @@ pub fn fit(observations: &[Observation]) -> Result<Model, CalibrationError> {
         traversal_ns: ns(2),
         session_ns: ns(3),
         join_ns: ns(4),
+        wake_ns: ns(5),
         modes: modes
             .iter()
             .enumerate()
@@ -302,7 +317,8 @@ impl Residual {
 
     fn with(model: &Model, observation: Observation, rates: Rates) -> Self {
         let cores = model.cores(&observation.mode, &rates).unwrap_or(f64::NAN);
-        Self { predicted: model.base_cores + cores, observation }
+        let waking = model.waking(rates.bursts).cores;
+        Self { predicted: model.base_cores + waking + cores, observation }
     }
 
     /// The prediction's distance from the measurement, as a fraction of it.

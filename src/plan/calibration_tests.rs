@@ -6,7 +6,8 @@ const AES: &str = "aead_aes256_gcm_rtpsize";
 /// A run that costs what the model says, and a little off.
 fn observation(name: &str, rates: Rates, off: f64) -> Observation {
     let model = round_model();
-    let cores = (model.base_cores + model.cores(AES, &rates).unwrap()) * off;
+    let waking = model.waking(rates.bursts).cores;
+    let cores = (model.base_cores + waking + model.cores(AES, &rates).unwrap()) * off;
     let memory = 10e6 + 50e3 * rates.sessions;
     Observation {
         name: name.to_owned(),
@@ -19,8 +20,10 @@ fn observation(name: &str, rates: Rates, off: f64) -> Observation {
 }
 
 fn observations(off: impl Fn(usize) -> f64) -> Vec<Observation> {
-    let rates = |received, copies, payload_bytes, traversals, sessions, joins| Rates {
+    let rates = |received: f64, copies, payload_bytes, traversals, sessions, joins| Rates {
         received,
+        // One run is of video, ten packets a burst.
+        bursts: if received == 300.0 { 30.0 } else { received },
         copies,
         payload_bytes,
         traversals,
@@ -37,6 +40,7 @@ fn observations(off: impl Fn(usize) -> f64) -> Vec<Observation> {
         rates(300.0, 6_000.0, 6.6e6, 900.0, 21.0, 0.0),
         rates(2_000.0, 8_000.0, 1.6e6, 8_000.0, 200.0, 0.0),
         rates(50.0, 2_500.0, 4e5, 2_500.0, 51.0, 0.0),
+        rates(400.0, 8_000.0, 1.3e6, 8_000.0, 51.0, 0.0),
     ]
     .into_iter()
     .enumerate()
@@ -51,6 +55,7 @@ fn the_costs_behind_the_runs_are_found() {
     let near = |found: f64, known: f64| assert!((found / known - 1.0).abs() < 1e-3, "{model:?}");
     near(model.base_cores, known.base_cores);
     near(model.received_ns, known.received_ns);
+    near(model.wake_ns, known.wake_ns);
     near(model.traversal_ns, known.traversal_ns);
     near(model.session_ns, known.session_ns);
     near(model.join_ns, known.join_ns);
@@ -78,9 +83,10 @@ fn too_few_runs_are_not_fitted() {
 #[test]
 fn a_run_is_observed_as_it_was_measured() {
     let mut result = Sample::default().result();
-    result.cost.as_mut().unwrap().cores = Some(0.25);
+    result.seconds.iter_mut().for_each(|second| second.server_cores = Some(0.25));
+    result.seconds[3].server_cores = Some(0.9);
     let observation = Observation::of(&result).unwrap();
-    assert_eq!(observation.rates.received, 50.0);
+    assert_eq!((observation.rates.received, observation.rates.bursts), (50.0, 50.0));
     assert_eq!(observation.rates.copies, 2_000.0);
     assert_eq!(observation.rates.payload_bytes, 50.0 * 160.0 * 41.0);
     assert_eq!((observation.rates.traversals, observation.rates.sessions), (2_000.0, 41.0));
@@ -93,7 +99,8 @@ fn a_run_is_observed_as_it_was_measured() {
     let spoilt = Observation::of(&result).unwrap_err().to_string();
     assert!(spoilt.contains("sent 1000 of 1000 packets, 101 of them late"), "{spoilt}");
     result.overall.sending.late = 0;
-    result.cost = None;
+    assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), Some(2.5));
+    result.seconds.iter_mut().for_each(|second| second.server_cores = None);
     assert!(Observation::of(&result).unwrap_err().to_string().contains("could not be read"));
 }
 
@@ -120,7 +127,8 @@ fn a_plan_of_a_run_predicts_it() {
     let result = Sample::default().result();
     let mut observation = Observation::of(&result).unwrap();
     let model = round_model();
-    observation.cores = model.base_cores + model.cores(AES, &observation.rates).unwrap();
+    let waking = model.waking(50.0).cores;
+    observation.cores = model.base_cores + waking + model.cores(AES, &observation.rates).unwrap();
     let residual = Residual::of_planned(&model, observation.clone(), &result);
     assert!(residual.error().abs() < 1e-9 && residual.is_good());
     observation.cores *= 1.2;

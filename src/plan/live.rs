@@ -81,6 +81,8 @@ fn demand(before: Reading, after: Reading, seconds: f64, mode: &str) -> Option<D
     let bytes = rate(|it| it.bytes_in)? + rate(|it| it.bytes_out)?;
     let all = Rates {
         received,
+        // As if all were speech: at rates where it matters shards hardly sleep.
+        bursts: received,
         copies,
         payload_bytes: (bytes - (received + copies) * around as f64).max(0.0),
         traversals: rate(|it| it.traversals)?,

@@ -15,11 +15,18 @@ pub const IP_BYTES: f64 = 28.0;
 /// after it (IEEE 802.3 §3.1, §4.4).
 pub const ETHERNET_BYTES: f64 = 38.0;
 
+/// How long a shard that has slept stays warm, seconds: of packets that come so soon after others
+/// most find it awake and its memory in the caches. Least squares cannot find it, for costs hang on
+/// it in no straight line; of 1 to 50 ms this one predicted best (docs/decisions.md).
+const WARM_S: f64 = 0.005;
+
 /// What happens in a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
     /// Media packets received.
     pub received: f64,
+    /// Bursts that they come in: packets of speech, frames of video.
+    pub bursts: f64,
     /// Copies sent.
     pub copies: f64,
     /// Bytes of payload opened and sealed.
@@ -48,6 +55,8 @@ pub struct Model {
     pub base_cores: f64,
     /// A media packet received, nanoseconds.
     pub received_ns: f64,
+    /// Waking up after a pause, with caches that have forgotten, nanoseconds.
+    pub wake_ns: f64,
     /// A pass through the kernel's UDP stack, nanoseconds.
     pub traversal_ns: f64,
     /// A session that is only there, nanoseconds a second.
@@ -94,9 +103,9 @@ impl Rates {
         let hearers = f64::from(channels.members.saturating_sub(1));
         let audio = channels.speaking * f64::from(channels.packets_per_second);
         let audio_bytes = channels.speaking * channels.bitrate as f64 / 8.0;
-        let (mut video, mut video_bytes, mut passes) = (0.0, 0.0, 0.0);
+        let (mut frames, mut video, mut video_bytes, mut passes) = (0.0, 0.0, 0.0, 0.0);
         if let Some(camera) = &channels.video {
-            let frames = camera.cameras * f64::from(camera.frames_per_second);
+            frames = camera.cameras * f64::from(camera.frames_per_second);
             let packets = camera.packets_per_frame();
             video = frames * packets;
             video_bytes = camera.cameras * camera.bits_per_second as f64 / 8.0;
@@ -104,6 +113,7 @@ impl Rates {
         }
         Self {
             received: audio + video,
+            bursts: audio + frames,
             copies: (audio + video) * hearers,
             payload_bytes: (audio_bytes + video_bytes) * (1.0 + hearers),
             traversals: (audio + passes) * hearers,
@@ -116,6 +126,7 @@ impl Rates {
     pub fn times(self, factor: f64) -> Self {
         Self {
             received: self.received * factor,
+            bursts: self.bursts * factor,
             copies: self.copies * factor,
             payload_bytes: self.payload_bytes * factor,
             traversals: self.traversals * factor,
@@ -128,6 +139,7 @@ impl Rates {
     pub fn plus(self, other: Self) -> Self {
         Self {
             received: self.received + other.received,
+            bursts: self.bursts + other.bursts,
             copies: self.copies + other.copies,
             payload_bytes: self.payload_bytes + other.payload_bytes,
             traversals: self.traversals + other.traversals,
@@ -151,7 +163,8 @@ impl Rates {
 }
 
 impl Model {
-    /// Every cost by itself, [`Model::base_cores`] excepted: that is the process's, not a channel's.
+    /// Every cost by itself that more of the same makes so many times as much: not what the process
+    /// takes anyway ([`Model::base_cores`]), nor what it takes to wake up ([`Model::waking`]).
     /// `None` if the mode was never measured.
     pub fn terms(&self, mode: &str, rates: &Rates) -> Option<Vec<Term>> {
         let mode = self.modes.get(mode)?;
@@ -171,7 +184,15 @@ impl Model {
         ])
     }
 
-    /// Their sum, in cores.
+    /// What it takes a shard to wake up for so many bursts a second. Of bursts that come more often
+    /// fewer find it asleep, as of particles fewer are counted while a counter is dead: b / (1 + b·t).
+    pub fn waking(&self, bursts: f64) -> Term {
+        let amount = bursts / (1.0 + bursts * WARM_S);
+        let cores = amount * self.wake_ns / 1e9;
+        Term { name: "wake-ups after a pause", amount, each_ns: self.wake_ns, cores }
+    }
+
+    /// The sum of [`Model::terms`], in cores.
     pub fn cores(&self, mode: &str, rates: &Rates) -> Option<f64> {
         Some(self.terms(mode, rates)?.iter().map(|term| term.cores).sum())
     }

@@ -11,6 +11,7 @@ pub(in crate::plan) fn round_model() -> Model {
     Model {
         base_cores: 0.001,
         received_ns: 5_000.0,
+        wake_ns: 100_000.0,
         traversal_ns: 2_000.0,
         session_ns: 10_000.0,
         join_ns: 1_000_000.0,
@@ -25,7 +26,7 @@ pub(in crate::plan) fn round_model() -> Model {
 fn a_channel_of_speech_is_counted_exactly() {
     let channel = Channels { joins_per_hour: 3_600.0, ..Channels::of(101) };
     let rates = Rates::of_channel(&channel, 0.0);
-    assert_eq!(rates.received, 50.0);
+    assert_eq!((rates.received, rates.bursts), (50.0, 50.0));
     assert_eq!((rates.copies, rates.traversals), (5_000.0, 5_000.0));
     assert_eq!(rates.payload_bytes, 160.0 * 50.0 * 101.0);
     assert_eq!((rates.sessions, rates.joins), (101.0, 1.0));
@@ -55,10 +56,20 @@ fn packets_of_a_frame_share_passes_as_far_as_was_measured() {
     let channel = Channels { speaking: 0.0, video: Some(video), ..Channels::of(11) };
     let rates = |separate| Rates::of_channel(&channel, separate);
     // Ten packets a frame to ten hearers.
+    assert_eq!(rates(0.0).bursts, 30.0);
     assert_eq!((rates(0.0).received, rates(0.0).copies), (300.0, 3_000.0));
     assert_eq!(rates(0.0).traversals, 300.0);
     assert_eq!(rates(1.0).traversals, 3_000.0);
     assert!((rates(1.0 / 9.0).traversals - 600.0).abs() < 1e-9);
+}
+
+#[test]
+fn who_is_busy_seldom_wakes_up() {
+    let model = round_model();
+    // 50 bursts, of which four fifths find it asleep: 40 × 100 µs.
+    assert!((model.waking(50.0).cores - 0.004).abs() < 1e-12);
+    assert!(model.waking(1e9).cores < 0.02 && model.waking(1e9).cores > 0.019);
+    assert_eq!(model.waking(0.0).cores, 0.0);
 }
 
 #[test]

@@ -94,7 +94,8 @@ fn uses(answer: &Answer) -> Figure {
 /// Where processor time goes.
 fn costs(answer: &Answer) -> Figure {
     let mut sums: Vec<(&str, f64)> = Vec::new();
-    for term in answer.terms.iter().flat_map(|(_, terms)| terms) {
+    let all = answer.terms.iter().flat_map(|(_, terms)| terms);
+    for term in all.chain([&answer.waking]) {
         match sums.iter_mut().find(|(name, _)| *name == term.name) {
             Some((_, cores)) => *cores += term.cores,
             None => sums.push((term.name, term.cores)),

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     answer::{Answer, Change, Unit, Use},
     calibration::{Calibration, ERROR_MAX, Host, Residual},
+    model::Term,
 };
 use crate::load::report::unit;
 
@@ -17,6 +18,7 @@ pub fn calibration(calibration: &Calibration) -> String {
     let mut lines = vec![
         ("nobody there".to_owned(), format!("{} cores", unit::number(model.base_cores))),
         ("a media packet received".to_owned(), unit::duration(model.received_ns)),
+        ("waking up after a pause".to_owned(), unit::duration(model.wake_ns)),
         ("a pass through the UDP stack".to_owned(), unit::duration(model.traversal_ns)),
         ("a session for a second".to_owned(), unit::duration(model.session_ns)),
         ("a join and leaving".to_owned(), unit::duration(model.join_ns)),
@@ -233,10 +235,21 @@ pub fn steps(answer: &Answer) -> Vec<String> {
             ));
         }
     }
-    let (total, largest) = (answer.cores_busy, answer.largest_cores);
-    let usable = 1.0 - answer.headroom;
-    steps.push(format!("all together: {} cores; the costliest channel {}", n(total), n(largest)));
-    steps.push(format!("of each core {} may be used", unit::percent(usable)));
+    let linear = |terms: &[Term]| terms.iter().map(|term| term.cores).sum::<f64>();
+    let total: f64 = answer.terms.iter().map(|(_, terms)| linear(terms)).sum();
+    let each = answer.demands.iter().zip(&answer.terms);
+    let largest = each.map(|(demand, (_, terms))| linear(terms) / demand.count).fold(0.0, f64::max);
+    let waking = &answer.waking;
+    let usable = 1.0 - answer.headroom - waking.cores;
+    steps.push(format!("all channels: {} cores; the costliest of them {}", n(total), n(largest)));
+    steps.push(format!(
+        "a shard wakes up at most {}/s × {} = {} cores",
+        n(waking.amount),
+        unit::duration(waking.each_ns),
+        n(waking.cores)
+    ));
+    let may = unit::percent(1.0 - answer.headroom);
+    steps.push(format!("of each core {may} may be used: {} for channels", n(usable)));
     steps.push(match answer.shards {
         Some(1) if total <= usable => format!("{} ≤ {}: one shard is enough", n(total), n(usable)),
         Some(shards) => format!(
@@ -246,7 +259,7 @@ pub fn steps(answer: &Answer) -> Vec<String> {
             largest = n(largest),
             usable = n(usable)
         ),
-        None => format!("{} > {}: it fits no shard", n(largest), n(usable)),
+        None => format!("{} ≥ {}: it fits no shard", n(largest), n(usable)),
     });
     steps.push(format!("memory: {} with {} sessions", unit::bytes(answer.memory_bytes), {
         n(answer.rates.sessions)
@@ -322,7 +335,7 @@ mod tests {
             "60.0 channels of 101 (aead_aes256_gcm_rtpsize)",
             "50.0 packets come, each goes to 100 others: 5,000 copies",
             "300,000/s ×   1.00 µs =     0.300 cores",
-            "(1.02 − 0.0171) / (0.500 − 0.0171), rounded up: 3 shards",
+            "(1.02 − 0.0171) / (0.481 − 0.0171), rounded up: 3 shards",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
