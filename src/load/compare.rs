@@ -328,7 +328,8 @@ fn faults(a: &[RunResult], b: &[RunResult], tolerance: Tolerance) -> Vec<String>
         runs.iter().map(of).fold(0, u64::saturating_add)
     };
     let mut faults = Vec::new();
-    let counts: [(&str, fn(&RunResult) -> u64); 2] = [
+    type Count = (&'static str, fn(&RunResult) -> u64);
+    let counts: [Count; 2] = [
         ("reached hearers of another channel", |run| run.overall.hearing.wrong_channel),
         ("could not be decrypted", |run| run.overall.hearing.undecryptable),
     ];
@@ -353,7 +354,8 @@ fn faults(a: &[RunResult], b: &[RunResult], tolerance: Tolerance) -> Vec<String>
 /// What else may be behind a difference.
 fn notes(a: &[RunResult], b: &[RunResult]) -> Vec<String> {
     let mut notes = Vec::new();
-    let about: [(&str, fn(&RunResult) -> &str); 2] =
+    type Circumstance = (&'static str, fn(&RunResult) -> &str);
+    let about: [Circumstance; 2] =
         [("kernels", |run| &run.about.kernel), ("processors", |run| &run.about.cpu)];
     for (what, of) in about {
         let first = of(&a[0]);

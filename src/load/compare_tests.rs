@@ -1,3 +1,6 @@
+//! Comparisons of runs that never were: what is worse is called so, what is only noise is not, and
+//! what cannot be compared is refused. Part of `compare`.
+
 use super::*;
 use crate::load::sample::Sample;
 

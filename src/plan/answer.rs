@@ -182,8 +182,8 @@ impl Answer {
             traffic.bits_in += kind.bits_in;
             traffic.bits_out += kind.bits_out;
         }
-        // A shard has its own wake-ups whatever it carries, and never more of them than one that has
-        // all bursts.
+        // A shard has its own wake-ups whatever it carries, and never more of them than one that
+        // has all bursts.
         let waking = model.waking(rates.bursts);
         let shards = model::shards(cores_busy, largest_cores, usable - waking.cores)
             .filter(|_| usable > waking.cores);

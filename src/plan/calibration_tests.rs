@@ -1,3 +1,6 @@
+//! Costs found again from runs that were made from them; runs as they are observed; calibrations as
+//! they are kept. Part of `calibration`.
+
 use super::*;
 use crate::{load::sample::Sample, plan::model::tests::round_model};
 

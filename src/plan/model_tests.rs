@@ -1,3 +1,5 @@
+//! The arithmetic against sums done by hand, and what must hold for all numbers. Part of `model`.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,6 @@
+//! Pages of runs that never were, read back as XML: well-formed whatever is in them, with the
+//! result's own numbers and nobody else's markup. Part of `report`.
+
 use roxmltree::{Document, Node, ParsingOptions};
 
 use super::*;
@@ -276,18 +279,4 @@ fn no_value_is_too_extreme_to_be_drawn() {
             });
         }
     }
-}
-
-/// Writes pages to look at: `STENTOR_PAGES=dir cargo test --lib pages_to_look_at -- --ignored`.
-#[test]
-#[ignore = "for eyes: writes pages where STENTOR_PAGES says"]
-fn pages_to_look_at() {
-    let dir = std::env::var_os("STENTOR_PAGES").expect("STENTOR_PAGES names a directory");
-    let dir = Path::new(&dir);
-    write(&rich(), dir).unwrap();
-    let mut slower = Sample { seed: 2, median_ns: 450_000.0, cpu_ns: 5_000.0, ..Sample::default() };
-    slower.loss = 0.02;
-    let mut slower = slower.result();
-    slower.scenario.name = "the same, slowed by something".to_owned();
-    write_comparison(&[rich(), slower], dir).unwrap();
 }
