@@ -197,3 +197,23 @@ fn clients_that_are_not_let_in_are_counted_and_told() {
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("members"), "{text}");
 }
+
+#[test]
+fn a_search_ends_with_what_held_and_with_what_broke() {
+    let server = Server::start();
+    let out = TempDir::new().expect("a directory");
+    let scenario = "name = \"most\"\nwarmup_s = 0\nduration_s = 1\n\
+                    [[channels]]\ncount = 2\nspeakers = 1\nlisteners = 1\n";
+    let mut command = load(&server);
+    // No server forwards within a microsecond, and none is asked to lose nothing.
+    command.args(["--find-max", "channels", "--max-p99", "1us", "--max-loss", "100"]);
+    let result = play(&mut command, scenario, out.path());
+    let found = &result["find_max"];
+    assert_eq!(found["dimension"], "channels");
+    let steps = found["steps"].as_array().expect("steps");
+    let values: Vec<_> = steps.iter().map(|step| number(&step["value"])).collect();
+    assert_eq!((values, &found["held"]), (vec![2, 1], &Value::Null), "{found}");
+    let what = found["broke"]["what"].as_str().expect("something broke");
+    assert!(["p99", "generator"].contains(&what), "{found}");
+    assert!(found["broke"]["why"].as_str().is_some_and(|why| !why.is_empty()), "{found}");
+}

@@ -271,7 +271,9 @@ impl Ledger<'_> {
             (forwarded > 0).then(|| traversals as f64 / forwarded as f64)
         });
         let joined = self.server.first().and_then(|sample| sample.memory_bytes);
-        let grown = self.memory_before_bytes.zip(joined).filter(|_| self.sessions > 0);
+        // A server that has served before gives memory back meanwhile.
+        let grown = self.memory_before_bytes.zip(joined);
+        let grown = grown.filter(|(before, after)| after > before && self.sessions > 0);
         Some(Cost {
             pid: Some(pid),
             traversals_per_packet: traversals,

@@ -9,7 +9,7 @@ use std::{
         Arc,
         mpsc::{self, Receiver},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -34,8 +34,9 @@ use super::{
     schedule::{Cast, SECOND_NS},
     server_cost::{Counted, Probe, Sample, cores_between, drops_at},
     stage::{END_TIMEOUT, RunError, Stage, system},
-    tally::{Seconds, Window},
+    tally::{Seconds, Target, Window},
 };
+use crate::grant::Ticket;
 
 /// How often the run looks at what the threads tell.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -63,11 +64,31 @@ pub struct Played {
     pub seconds: Seconds,
 }
 
+/// What was found out before a run begins.
+struct Prepared {
+    run: u32,
+    cast: Arc<Cast>,
+    tickets: Vec<Ticket>,
+    endpoint: Endpoint,
+    addressing: Addressing,
+    probe: Option<Probe>,
+}
+
 /// Plays a scenario.
 ///
 /// # Errors
 /// It could not begin, nobody got in, or the generator broke.
 pub fn play(scenario: &Scenario, stage: &Stage) -> Result<Played, RunError> {
+    let prepared = prepare(scenario, stage)?;
+    let channels: BTreeSet<_> = prepared.tickets.iter().map(|ticket| ticket.channel_id).collect();
+    let played = perform(scenario, stage, prepared);
+    if let (Grants::Control(_), Some(access)) = (&stage.grants, &stage.control) {
+        control_client::close_rooms(access, &channels);
+    }
+    played
+}
+
+fn prepare(scenario: &Scenario, stage: &Stage) -> Result<Prepared, RunError> {
     let run = u32::from_be_bytes(random());
     let cast = Arc::new(Cast::new(scenario));
     let clients = scenario.clients();
@@ -77,9 +98,8 @@ pub fn play(scenario: &Scenario, stage: &Stage) -> Result<Played, RunError> {
         wanted: clients + 100,
     })?;
     let tickets = stage.grants.tickets(&cast, run)?;
-    let authority = stage.endpoint.clone().unwrap_or_else(|| tickets[0].endpoint.clone());
-    let channels: BTreeSet<_> = tickets.iter().map(|ticket| ticket.channel_id).collect();
-    let endpoint = Endpoint::find(&authority, &stage.trust)?;
+    let authority = stage.endpoint.as_ref().unwrap_or(&tickets[0].endpoint);
+    let endpoint = Endpoint::find(authority, &stage.trust)?;
     let addressing = Addressing::towards(endpoint.address.ip());
     if stage.bound_slice_s.is_some() && addressing != Addressing::Loopback {
         return Err(RunError::BoundElsewhere(endpoint.address));
@@ -92,14 +112,19 @@ pub fn play(scenario: &Scenario, stage: &Stage) -> Result<Played, RunError> {
             .and_then(|_| Probe::listening_on(endpoint.address.port())),
     };
     let probe = probe.filter(Probe::is_alive);
+    Ok(Prepared { run, cast, tickets, endpoint, addressing, probe })
+}
+
+fn perform(scenario: &Scenario, stage: &Stage, prepared: Prepared) -> Result<Played, RunError> {
+    let Prepared { run, cast, tickets, endpoint, addressing, probe } = prepared;
     let memory_before_bytes = probe.as_ref().and_then(|probe| probe.sample(0).memory_bytes);
     let cores = cores(stage, probe.as_ref());
     machine::stay_on(&cores);
-
     let clock = Clock::start();
     let mut players = Players::start(stage, &cast, run, addressing, clock, &cores, probe.as_ref())?;
     let (act, acts) = watch::channel(Act::Opening);
     let (tell, news) = mpsc::channel();
+    let authority = endpoint.authority.clone();
     let part = gateway::Part {
         cast: cast.clone(),
         tickets,
@@ -141,22 +166,16 @@ pub fn play(scenario: &Scenario, stage: &Stage) -> Result<Played, RunError> {
     players.order(|| Order::Finish);
     players.finish()?;
     act.send_replace(Act::End);
-    let ends = clock.now_ns() + END_TIMEOUT.as_nanos() as u64;
-    while !gateway.is_finished() && clock.now_ns() < ends {
-        thread::sleep(LOOK_EVERY);
-    }
+    wait_for_end(&gateway, &clock);
     run.hear_news();
     run.progress.end();
-    if let (Grants::Control(_), Some(access)) = (&stage.grants, &stage.control) {
-        control_client::close_rooms(access, &channels);
-    }
 
-    let ledger = Ledger {
+    let mut ledger = Ledger {
         scenario,
         cast: &cast,
         window,
-        seconds: std::mem::take(&mut players.seconds),
-        accounts: std::mem::take(&mut players.accounts),
+        seconds: players.seconds,
+        accounts: players.accounts,
         arrivals: run.arrivals,
         server: measured.server,
         bound: measured.bound,
@@ -166,21 +185,40 @@ pub fn play(scenario: &Scenario, stage: &Stage) -> Result<Played, RunError> {
         pid: run.probe.as_ref().map(Probe::pid),
         own_drops,
     };
+    let result = conclude(&ledger, stage, authority, measured.started_at);
+    ledger.seconds.retain(|second, _| window.target_of(*second) == Target::Server);
+    Ok(Played { result, seconds: ledger.seconds })
+}
+
+/// Everyone says goodbye; who takes too long is left behind.
+fn wait_for_end(gateway: &JoinHandle<()>, clock: &Clock) {
+    let ends_ns = clock.now_ns() + END_TIMEOUT.as_nanos() as u64;
+    while !gateway.is_finished() && clock.now_ns() < ends_ns {
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn conclude(
+    ledger: &Ledger<'_>,
+    stage: &Stage,
+    endpoint: String,
+    started_at: OffsetDateTime,
+) -> RunResult {
     let found = ledger.find();
-    let result = RunResult {
+    RunResult {
         format: FORMAT,
         about: About {
-            started_at: measured.started_at.format(&Rfc3339).unwrap_or_default(),
+            started_at: started_at.format(&Rfc3339).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: machine::commit(),
             kernel: machine::kernel(),
             cpu: machine::cpu(),
             cores: machine::processors(),
             command: stage.command.clone(),
-            endpoint: authority,
+            endpoint,
             receive_time: found.receive_time,
         },
-        scenario: scenario.clone(),
+        scenario: ledger.scenario.clone(),
         verdict: found.verdict,
         overall: found.overall,
         phases: found.phases,
@@ -190,10 +228,7 @@ pub fn play(scenario: &Scenario, stage: &Stage) -> Result<Played, RunError> {
         cost: found.cost,
         bound: found.bound,
         find_max: None,
-    };
-    let mut seconds = ledger.seconds;
-    seconds.retain(|second, _| window.target_of(*second) == super::tally::Target::Server);
-    Ok(Played { result, seconds })
+    }
 }
 
 /// The cores to stay on: as told, else those that no thread of the server is pinned to, else all.
