@@ -4,7 +4,6 @@
 use serde::Serialize;
 
 use super::{
-    calibration::total,
     host::Resources,
     model::{self, ETHERNET_BYTES, Model, Rates, Term, Traffic},
     profile::{Channels, Profile},
@@ -302,18 +301,20 @@ pub fn sensitivity(
 }
 
 /// Cores busy when every channel has so many times its members: the factor, and the cores.
-pub fn growth(profile: &Profile, model: &Model, factors: &[f64]) -> Vec<(f64, f64)> {
+pub fn growth(
+    profile: &Profile,
+    model: &Model,
+    headroom: f64,
+    resources: &Resources,
+    factors: &[f64],
+) -> Vec<(f64, f64)> {
     let at = |factor: f64| {
         let mut profile = profile.clone();
         for channels in &mut profile.channels {
             channels.members = (f64::from(channels.members) * factor).round().max(1.0) as u32;
         }
-        let cores = profile.channels.iter().map(|channels| {
-            let one = Profile { name: String::new(), channels: vec![channels.clone()] };
-            model.cores(&channels.mode, &total(&one, model.separate))
-        });
-        let waking = model.waking(total(&profile, model.separate).bursts).cores;
-        Some((factor, cores.sum::<Option<f64>>()? + waking))
+        let answer = Answer::of(&profile, model, headroom, resources).ok()?;
+        Some((factor, answer.cores_busy))
     };
     factors.iter().filter_map(|factor| at(*factor)).collect()
 }
@@ -403,7 +404,7 @@ mod tests {
         assert!(find("twice the audio bitrate").bits_out > 1.5 * asked.bits_out);
         assert!(changes.iter().all(|it| !it.input.contains("video")));
         let factors = [0.5, 1.0, 2.0];
-        let growth = growth(&profile, &round_model(), &factors);
+        let growth = growth(&profile, &round_model(), 0.5, &host(), &factors);
         assert_eq!(growth.len(), 3);
         assert!((growth[1].1 - asked.cores_busy).abs() < 1e-9, "{growth:?} {asked:?}");
         assert!(growth[2].1 > growth[1].1);

@@ -140,8 +140,9 @@ fn fitting(seconds: u32) -> Vec<Scenario> {
         ..speech(1, 1, listeners, 160)
     };
     let mut scenarios = vec![
-        scenario("idle, 1,000 sessions", seconds, aes, silent(100, 10)),
+        // First, since a server that many have just left is still busy with that.
         scenario("idle, one session", seconds, aes, silent(1, 1)),
+        scenario("idle, 1,000 sessions", seconds, aes, silent(100, 10)),
         scenario("joins", seconds, aes, late),
         scenario("one voice to 25", seconds, aes, speech(1, 1, 25, 160)),
         scenario("one voice to 10", seconds, aes, speech(1, 1, 10, 160)),

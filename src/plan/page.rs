@@ -133,7 +133,7 @@ fn members(
 ) -> Figure {
     let factor = |point: u32| 0.25 * 16f64.powf(f64::from(point) / f64::from(GROWTH_POINTS));
     let factors: Vec<_> = (0..=GROWTH_POINTS).map(factor).collect();
-    let curve = growth(profile, &calibration.model, &factors);
+    let curve = growth(profile, &calibration.model, answer.headroom, resources, &factors);
     let usable = resources.cores.map(|cores| cores * (1.0 - answer.headroom));
     let most = curve.iter().map(|(_, cores)| *cores).chain(usable).fold(0.0, f64::max);
     let mut plane = Plane::new(

@@ -149,7 +149,8 @@ pub fn verdict(answer: &Answer) -> String {
 /// An amount of its whole.
 pub fn of(it: &Use) -> String {
     let text = |amount: f64| match it.unit {
-        Unit::Cores | Unit::Sessions => unit::short(&unit::number(amount)),
+        Unit::Cores => unit::short(&unit::number(amount)),
+        Unit::Sessions => unit::count(amount.ceil() as u64),
         Unit::BitsPerSecond => unit::bits_per_second(amount),
         Unit::Bytes => unit::bytes(amount),
     };
@@ -211,7 +212,7 @@ pub fn explain(answer: &Answer) -> String {
 
 /// The arithmetic, a step a line.
 pub fn steps(answer: &Answer) -> Vec<String> {
-    let n = unit::number;
+    let n = |number: f64| unit::short(&unit::number(number));
     let mut steps = Vec::new();
     for (demand, (name, terms)) in answer.demands.iter().zip(&answer.terms) {
         let each = &demand.each;
@@ -332,9 +333,9 @@ mod tests {
     fn the_arithmetic_can_be_followed() {
         let text = explain(&answered(&guild(101)));
         for part in [
-            "60.0 channels of 101 (aead_aes256_gcm_rtpsize)",
-            "50.0 packets come, each goes to 100 others: 5,000 copies",
-            "300,000/s ×   1.00 µs =     0.300 cores",
+            "60 channels of 101 (aead_aes256_gcm_rtpsize)",
+            "50 packets come, each goes to 100 others: 5,000 copies",
+            "300,000/s ×   1.00 µs =       0.3 cores",
             "(1.02 − 0.0171) / (0.481 − 0.0171), rounded up: 3 shards",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
