@@ -163,8 +163,8 @@ impl Rates {
 }
 
 impl Model {
-    /// Every cost by itself that more of the same makes so many times as much: not what the process
-    /// takes anyway ([`Model::base_cores`]), nor what it takes to wake up ([`Model::waking`]).
+    /// Every cost by itself that more of the same makes so many times as much: not what the
+    /// process takes anyway ([`Model::base_cores`]), nor what it takes to wake up ([`Model::waking`]).
     /// `None` if the mode was never measured.
     pub fn terms(&self, mode: &str, rates: &Rates) -> Option<Vec<Term>> {
         let mode = self.modes.get(mode)?;
@@ -185,7 +185,7 @@ impl Model {
     }
 
     /// What it takes a shard to wake up for so many bursts a second. Of bursts that come more often
-    /// fewer find it asleep, as of particles fewer are counted while a counter is dead: b / (1 + b·t).
+    /// fewer find it asleep, as a counter misses particles while it is dead: b / (1 + b·t).
     pub fn waking(&self, bursts: f64) -> Term {
         let amount = bursts / (1.0 + bursts * WARM_S);
         let cores = amount * self.wake_ns / 1e9;
@@ -198,12 +198,12 @@ impl Model {
     }
 }
 
-/// The fewest shards on which channels of these costs (in cores) fit, if no shard may be busier than
-/// `usable`. `None` if the largest does not fit alone.
+/// The fewest shards on which channels of these costs (in cores) fit, if no shard may be busier
+/// than `usable`. `None` if the largest does not fit alone.
 ///
 /// Control gives a new channel to the shard with the least to do. Whatever the order in which
-/// channels come, the busiest of m shards then has at most (total − largest)/m + largest (R. Graham,
-/// "Bounds on multiprocessing timing anomalies", 1969).
+/// channels come, the busiest of m shards then has at most (total − largest)/m + largest
+/// (R. Graham, "Bounds on multiprocessing timing anomalies", 1969).
 pub fn shards(total: f64, largest: f64, usable: f64) -> Option<u32> {
     let rest = (total - largest).max(0.0);
     if total <= usable {

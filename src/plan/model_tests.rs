@@ -125,7 +125,8 @@ proptest! {
             payload_bytes: 1_150 };
         let model = round_model();
         let cost = |members: u32, count: u32, speaking: f64| {
-            let channel = Channels { speaking, video: Some(video.clone()), ..Channels::of(members) };
+            let video = Some(video.clone());
+            let channel = Channels { speaking, video, ..Channels::of(members) };
             let one = model.cores(AES, &Rates::of_channel(&channel, 0.1)).unwrap();
             (one * f64::from(count), one)
         };
