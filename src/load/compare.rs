@@ -173,7 +173,20 @@ pub fn compare(
             None => notes.push(format!("{} is not known of both", measure.name)),
         }
     }
+    notes.extend(rows.iter().skip(1).filter_map(|row| unseen(row, tolerance)));
     Ok(Comparison { rows, faults: faults(a, b, tolerance), notes })
+}
+
+/// What a row that found nothing would not have found either: its interval is wider than what
+/// matters.
+fn unseen(row: &Row, tolerance: Tolerance) -> Option<String> {
+    let Effect { estimate, low, .. } = row.effect;
+    let reach = estimate - low;
+    (row.finding == Finding::Same && reach > tolerance.relative).then(|| {
+        let reach = unit::percent(reach);
+        let name = row.name;
+        format!("{name}: a change of less than {reach} could not be told from chance; run longer")
+    })
 }
 
 /// Why these cannot be compared.

@@ -163,8 +163,8 @@ impl Rates {
 }
 
 impl Model {
-    /// Every cost by itself that more of the same makes so many times as much: not what the
-    /// process takes anyway ([`Model::base_cores`]), nor what it takes to wake up ([`Model::waking`]).
+    /// Every cost by itself that more of the same makes so many times as much: neither what the
+    /// process takes anyway ([`Model::base_cores`]) nor what waking up takes ([`Model::waking`]).
     /// `None` if the mode was never measured.
     pub fn terms(&self, mode: &str, rates: &Rates) -> Option<Vec<Term>> {
         let mode = self.modes.get(mode)?;
