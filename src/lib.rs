@@ -11,6 +11,7 @@ pub mod id;
 pub mod limits;
 pub mod load;
 pub mod metrics;
+pub mod plan;
 pub mod ring;
 pub mod rtp;
 pub mod serve;

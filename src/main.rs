@@ -7,7 +7,8 @@ use clap::Parser;
 use stentor::{
     config::{Config, ControlAccess, Flags},
     grant::{self, GrantRequest},
-    load::{self, LoadArgs},
+    load::{self, LoadArgs, compare::CompareArgs},
+    plan::{self, PlanArgs},
 };
 
 #[derive(Parser)]
@@ -23,7 +24,15 @@ enum Command {
         flags: Flags,
     },
     /// Play a scenario with virtual clients against a server, and measure loss, latency and cost
-    Load(Box<LoadArgs>),
+    #[command(mut_arg("scenario", |arg| arg.required_unless_present("compare")))]
+    Load {
+        #[command(flatten)]
+        args: Box<LoadArgs>,
+        #[command(flatten)]
+        compare: CompareArgs,
+    },
+    /// Tell how much of this host a guild takes, by what things were measured to cost on it
+    Plan(Box<PlanArgs>),
     /// Tell whether this machine is fit to run a server, and what to change
     Doctor {
         /// Print findings as JSON.
@@ -50,7 +59,11 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             println!("{}", serde_json::to_string(&tickets)?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Load(args) => Ok(load::load(&args)?),
+        Command::Load { args, compare } => match &compare.compare {
+            Some(files) => Ok(load::compare::run(files, compare.tolerance())),
+            None => Ok(load::load(&args)?),
+        },
+        Command::Plan(args) => Ok(plan::plan(&args)?),
         Command::Doctor { json } => Ok(stentor::doctor::run(json)),
     }
 }

@@ -5,9 +5,11 @@
 
 pub mod account;
 pub mod args;
+pub mod bootstrap;
 pub mod bound;
 pub mod client;
 pub mod clock;
+pub mod compare;
 pub mod control_client;
 pub mod endpoint;
 pub mod find_max;
@@ -20,8 +22,11 @@ pub mod payload;
 pub mod players;
 pub mod ports;
 pub mod progress;
+pub mod report;
 pub mod result;
 pub mod run;
+#[cfg(test)]
+pub mod sample;
 pub mod scenario;
 pub mod schedule;
 pub mod searches;

@@ -80,6 +80,7 @@ const FORBIDDEN_USES: &[(&str, &str, Option<&str>)] = &[
     ("ring", "sfu", None),
     ("ring", "signalling", None),
     ("sfu", "ring", None),
+    ("load", "plan", None),
     ("control", "ring", None),
     ("control", "driver", Some("queues")),
 ];

@@ -1,0 +1,391 @@
+//! A host's cost model with what it was made of: runs observed, costs fitted to them, how far off
+//! these are on the same runs and on others, and on which machine. Made from [`RunResult`] values
+//! alone; written as JSON into the state directory. Starts no run.
+
+use std::{fs, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    fit::{self, Equation},
+    model::{ModeCost, Model, Rates},
+    profile::Profile,
+};
+use crate::load::{RunResult, machine, result::Sending};
+
+/// Version of this format. A reader refuses any other.
+pub const FORMAT: u32 = 1;
+
+/// Its file in the state directory.
+pub const CALIBRATION_FILE: &str = "calibration.json";
+
+/// How far a prediction may be from a measurement, as a fraction of the latter, for the model to be
+/// called good.
+pub const ERROR_MAX: f64 = 0.15;
+
+/// Most packets that the generator may have sent more than a millisecond late in a run that tells
+/// costs, as a fraction; and the least it must have sent at all. Latencies would be spoilt by far
+/// less (`load::verdict`), but processor time does not hang on a millisecond, only on packets not
+/// coming in heaps.
+const LATE_MAX: f64 = 0.1;
+/// See [`LATE_MAX`].
+const SENT_MIN: f64 = 0.999;
+
+/// Unknowns that every mode shares: base, received, traversal, session, join, wake-up.
+const SHARED: usize = 6;
+
+/// Unknowns of a mode: copy, byte.
+const PER_MODE: usize = 2;
+
+/// What a host's server costs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// On what it was made.
+    pub host: Host,
+    /// When, RFC 3339.
+    pub made_at: String,
+    /// The costs.
+    pub model: Model,
+    /// The runs that they were fitted to.
+    pub fitted: Vec<Residual>,
+    /// Runs that had no part in it.
+    pub checked: Vec<Residual>,
+}
+
+/// What makes costs differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// `uname -r`.
+    pub kernel: String,
+    /// Model name of the processor.
+    pub cpu: String,
+    /// Commit of the server, if it is known.
+    pub commit: Option<String>,
+}
+
+/// A run as the model sees it: what happened in a second of it, and what that cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    /// Its scenario's name.
+    pub name: String,
+    /// The encryption mode.
+    pub mode: String,
+    /// What happened.
+    pub rates: Rates,
+    /// What it cost, cores.
+    pub cores: f64,
+    /// Passes of a burst's packets after the first, and how many there were of these packets.
+    pub separate: Option<(f64, f64)>,
+    /// Memory without and with all clients, bytes.
+    pub memory: Option<(f64, f64)>,
+}
+
+/// How far off the model is on a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Residual {
+    /// The run.
+    pub observation: Observation,
+    /// What the model says that it costs, cores.
+    pub predicted: f64,
+}
+
+/// Why a run says nothing about costs, or a calibration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CalibrationError {
+    /// A run in which the generator fell behind.
+    #[error(
+        "in the run “{name}” the generator sent {sent} of {intended} packets, {late} of them late: \
+         the machine has other work to do, or too few cores"
+    )]
+    Spoilt {
+        /// Which.
+        name: String,
+        /// Packets that the schedule wanted.
+        intended: u64,
+        /// Packets sent.
+        sent: u64,
+        /// Packets more than a millisecond late.
+        late: u64,
+    },
+    /// The server could not be read.
+    #[error("what the run “{0}” cost the server could not be read")]
+    NoCost(String),
+    /// Too little to fit.
+    #[error("{0} runs are too few to tell {1} costs apart")]
+    TooFew(usize, usize),
+    /// There is none.
+    #[error(
+        "no calibration of this host in {0}; make one with `stentor plan calibrate` (some minutes, \
+         two free cores)"
+    )]
+    Missing(String),
+    /// It is another host's.
+    #[error(
+        "{path} was made on {theirs}, and this is {ours}: costs there say nothing about here; make \
+         one with `stentor plan calibrate`, or name a file with --calibration to use it all the same"
+    )]
+    OtherHost {
+        /// The file.
+        path: String,
+        /// Where it was made.
+        theirs: String,
+        /// Where we are.
+        ours: String,
+    },
+    /// The file.
+    #[error("{path}: {problem}")]
+    File {
+        /// Which.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl Host {
+    /// This one.
+    pub fn here() -> Self {
+        Self { kernel: machine::kernel(), cpu: machine::cpu(), commit: machine::commit() }
+    }
+
+    fn describe(&self) -> String {
+        format!("{} with Linux {}", self.cpu, self.kernel)
+    }
+}
+
+impl Observation {
+    /// What a run tells: counts as measured, bytes and bursts as its scenario has them.
+    ///
+    /// # Errors
+    /// The generator fell behind, or there are no costs.
+    pub fn of(result: &RunResult) -> Result<Self, CalibrationError> {
+        let name = &result.scenario.name;
+        let Sending { intended, sent, late, .. } = result.overall.sending;
+        let of_intended = |part: f64| part * intended as f64;
+        if (sent as f64) < of_intended(SENT_MIN) || late as f64 > of_intended(LATE_MAX) {
+            return Err(CalibrationError::Spoilt { name: name.clone(), intended, sent, late });
+        }
+        let missing = || CalibrationError::NoCost(name.clone());
+        let cost = result.cost.as_ref().ok_or_else(missing)?;
+        let seconds = result.seconds.iter().filter(|second| !second.bound);
+        let cores = median(seconds.clone().filter_map(|second| second.server_cores));
+        let cores = cores.filter(|cores| *cores > 0.0).ok_or_else(missing)?;
+        let seconds = seconds.count().max(1) as f64;
+        let profile = Profile::of_scenario(&result.scenario);
+        let planned = |separate| total(&profile, separate);
+        let (grouped, alone) = (planned(0.0), planned(1.0));
+        let received = result.overall.sending.sent as f64 / seconds;
+        let copies = cost.forwarded as f64 / seconds;
+        let traversals = cost.traversals_per_packet.unwrap_or(1.0) * copies;
+        let of_planned = if alone.copies > 0.0 { copies / alone.copies } else { 0.0 };
+        // What bursts left on their own: passes beyond one for each burst and hearer.
+        let further = (alone.traversals - grouped.traversals) * of_planned;
+        let separate = (further > 0.0).then(|| {
+            let passes = traversals - grouped.traversals * of_planned;
+            (passes.clamp(0.0, further), further)
+        });
+        let present = present(result);
+        Ok(Self {
+            name: name.clone(),
+            mode: result.scenario.mode.clone(),
+            rates: Rates {
+                received,
+                bursts: alone.bursts * received / alone.received.max(f64::MIN_POSITIVE),
+                copies,
+                payload_bytes: alone.payload_bytes * of_planned,
+                traversals,
+                sessions: present,
+                joins: alone.joins,
+            },
+            cores,
+            separate,
+            memory: cost
+                .memory_before_bytes
+                .zip(cost.memory_joined_bytes)
+                .map(|(before, joined)| (before as f64, joined as f64)),
+        })
+    }
+
+    fn equation(&self, modes: &[String]) -> Equation {
+        let Rates { received, bursts, copies, payload_bytes, traversals, sessions, joins } =
+            self.rates;
+        let wakes = Model::default().waking(bursts).amount;
+        let mut amounts = vec![1.0, received, traversals, sessions, joins, wakes];
+        for mode in modes {
+            let is_ours = f64::from(u8::from(*mode == self.mode));
+            amounts.extend([copies * is_ours, payload_bytes * is_ours]);
+        }
+        Equation { amounts, cost: self.cores }
+    }
+}
+
+/// The middle one: a second in which something else had the machine's caches does not count.
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<_> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let (low, high) =
+        (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
+    Some((low + high) / 2.0)
+}
+
+/// All channels of a profile together.
+pub fn total(profile: &Profile, separate: f64) -> Rates {
+    let of = |channels| {
+        let channels: &super::profile::Channels = channels;
+        Rates::of_channel(channels, separate).times(channels.count.into())
+    };
+    profile.channels.iter().map(of).fold(Rates::default(), Rates::plus)
+}
+
+/// Sessions there in the middle of the measured time: of those who join meanwhile, half.
+fn present(result: &RunResult) -> f64 {
+    let of = |channels: &crate::load::scenario::Channels| {
+        let members = f64::from(channels.count) * f64::from(channels.members());
+        if channels.join_at_s.is_some() { members / 2.0 } else { members }
+    };
+    result.scenario.channels.iter().map(of).sum()
+}
+
+/// Costs that explain all observations best.
+///
+/// # Errors
+/// There are fewer observations than costs.
+pub fn fit(observations: &[Observation]) -> Result<Model, CalibrationError> {
+    let mut modes: Vec<String> = observations.iter().map(|it| it.mode.clone()).collect();
+    modes.sort();
+    modes.dedup();
+    let unknowns = SHARED + PER_MODE * modes.len();
+    if observations.len() < unknowns {
+        return Err(CalibrationError::TooFew(observations.len(), unknowns));
+    }
+    let equations: Vec<_> = observations.iter().map(|it| it.equation(&modes)).collect();
+    let costs = fit::costs(&equations, unknowns);
+    let ns = |place: usize| costs[place] * 1e9;
+    let bursts = observations.iter().filter_map(|it| it.separate);
+    let (passes, packets) = bursts.fold((0.0, 0.0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+    let memory = memory(observations);
+    Ok(Model {
+        base_cores: costs[0],
+        received_ns: ns(1),
+        traversal_ns: ns(2),
+        session_ns: ns(3),
+        join_ns: ns(4),
+        wake_ns: ns(5),
+        modes: modes
+            .iter()
+            .enumerate()
+            .map(|(place, mode)| {
+                let first = SHARED + PER_MODE * place;
+                (mode.clone(), ModeCost { copy_ns: ns(first), byte_ns: ns(first + 1) })
+            })
+            .collect(),
+        separate: if packets > 0.0 { passes / packets } else { 1.0 },
+        memory_base_bytes: memory.0,
+        memory_session_bytes: memory.1,
+    })
+}
+
+/// Memory without anyone and of a session, by the run with most sessions: the server is not started
+/// afresh for each, and keeps what it once had.
+fn memory(observations: &[Observation]) -> (f64, f64) {
+    let known = observations.iter().filter_map(|it| Some((it.rates.sessions, it.memory?)));
+    let base = known.clone().map(|(_, (before, _))| before).fold(f64::INFINITY, f64::min);
+    let most = known.max_by(|a, b| a.0.total_cmp(&b.0));
+    match most {
+        Some((sessions, (_, joined))) if sessions > 0.0 => {
+            (base, ((joined - base) / sessions).max(0.0))
+        }
+        _ => (0.0, 0.0),
+    }
+}
+
+impl Residual {
+    /// What the model says about a run, from what happened in it.
+    pub fn of_fitted(model: &Model, observation: Observation) -> Self {
+        let rates = observation.rates;
+        Self::with(model, observation, rates)
+    }
+
+    /// What the model says about a run, from nothing but its scenario, as a plan would.
+    pub fn of_planned(model: &Model, observation: Observation, result: &RunResult) -> Self {
+        let profile = Profile::of_scenario(&result.scenario);
+        let rates = Rates { sessions: present(result), ..total(&profile, model.separate) };
+        Self::with(model, observation, rates)
+    }
+
+    fn with(model: &Model, observation: Observation, rates: Rates) -> Self {
+        let cores = model.cores(&observation.mode, &rates).unwrap_or(f64::NAN);
+        let waking = model.waking(rates.bursts).cores;
+        Self { predicted: model.base_cores + waking + cores, observation }
+    }
+
+    /// The prediction's distance from the measurement, as a fraction of it.
+    pub fn error(&self) -> f64 {
+        self.predicted / self.observation.cores - 1.0
+    }
+
+    /// Whether that is near enough.
+    pub fn is_good(&self) -> bool {
+        self.error().abs() <= ERROR_MAX
+    }
+}
+
+impl Calibration {
+    /// Whether it predicts what it was not made of.
+    pub fn is_good(&self) -> bool {
+        !self.checked.is_empty() && self.checked.iter().all(Residual::is_good)
+    }
+
+    /// Reads a file. `host`: refuse it if it was made on another one.
+    ///
+    /// # Errors
+    /// There is no file, it is no calibration, or another host's.
+    pub fn read(path: &Path, host: Option<&Host>) -> Result<Self, CalibrationError> {
+        let name = || path.display().to_string();
+        let problem = |problem: String| CalibrationError::File { path: name(), problem };
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(CalibrationError::Missing(name()));
+            }
+            Err(error) => return Err(problem(error.to_string())),
+        };
+        #[derive(Deserialize)]
+        struct Versioned {
+            format: u32,
+        }
+        let versioned: Versioned =
+            serde_json::from_str(&text).map_err(|error| problem(error.to_string()))?;
+        if versioned.format != FORMAT {
+            return Err(problem(format!("its format is {}, this is {FORMAT}", versioned.format)));
+        }
+        let found: Self =
+            serde_json::from_str(&text).map_err(|error| problem(error.to_string()))?;
+        match host {
+            Some(host) if (&host.kernel, &host.cpu) != (&found.host.kernel, &found.host.cpu) => {
+                let (theirs, ours) = (found.host.describe(), host.describe());
+                Err(CalibrationError::OtherHost { path: name(), theirs, ours })
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// Writes the file whole or not at all, and its directory if need be.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let directory = path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(directory)?;
+        let staged = path.with_extension("json.new");
+        let text = serde_json::to_string_pretty(self).expect("a calibration is plain values");
+        fs::write(&staged, text + "\n")?;
+        fs::rename(staged, path)
+    }
+}
+
+#[cfg(test)]
+#[path = "calibration_tests.rs"]
+mod tests;
