@@ -80,6 +80,8 @@ fn every_copy_of_a_good_server_is_heard_once() {
     assert!(cost["traversals_per_packet"].as_f64().is_some_and(|each| each > 0.0), "{cost}");
     let hgrm = fs::read_to_string(out.path().join("latency.hgrm")).expect("latency.hgrm");
     assert!(hgrm.contains("1.000000000000       3000"), "{hgrm}");
+    let page = fs::read_to_string(out.path().join("report.html")).expect("report.html");
+    assert!(page.contains("<svg") && page.contains("3,000"), "the copies heard, and pictures");
     let hlog = fs::read_to_string(out.path().join("latency.hlog")).expect("latency.hlog");
     assert_eq!(hlog.lines().count(), 3 + 2, "{hlog}");
     wait_until("nobody is left", || {

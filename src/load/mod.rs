@@ -121,7 +121,7 @@ fn search(
     Ok(played)
 }
 
-/// Writes `result.json`, `latency.hgrm` and `latency.hlog`.
+/// Writes `result.json`, `latency.hgrm`, `latency.hlog` and the report.
 fn write(directory: &Path, played: &Played) -> Result<(), LoadError> {
     let Played { result, seconds } = played;
     let whole = histogram::sum(seconds.values().map(|tally| &tally.latency));
@@ -139,5 +139,6 @@ fn write(directory: &Path, played: &Played) -> Result<(), LoadError> {
         let path = directory.join(name);
         fs::write(&path, text).map_err(failed(&path))?;
     }
+    report::write(result, directory).map_err(failed(&directory.join(report::REPORT_FILE)))?;
     Ok(())
 }
