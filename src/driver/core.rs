@@ -5,7 +5,8 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
-    io,
+    fs::File,
+    io::{self, Write},
     ops::ControlFlow,
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -167,8 +168,21 @@ impl Core {
     /// Sees to media that has arrived, before the next piece of other work.
     pub fn relieve(&self) {
         let arrived = self.ring.borrow_mut().has_received();
-        if arrived {
-            self.turn();
+        // Only a turn that left nothing has the ring ring again; else the media task, which may be
+        // asleep, has to be told.
+        if arrived && !self.turn() {
+            self.wake_media();
+        }
+    }
+
+    /// Wakes the media task as the ring does.
+    fn wake_media(&self) {
+        let woken = self.ring.borrow().eventfd().try_clone_to_owned().and_then(|eventfd| {
+            // An eventfd counts what is written to it; it is full at 2^64.
+            File::from(eventfd).write_all(&1_u64.to_ne_bytes())
+        });
+        if let Err(error) = woken {
+            tracing::error!(shard = self.config.id.0, %error, "cannot wake the media task");
         }
     }
 

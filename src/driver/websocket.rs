@@ -141,6 +141,10 @@ impl Conversation {
                 Ok(_) => {}
                 Err(_) => return Err(Limit::HandshakeFailed),
             }
+            // There may always be something to read.
+            if accepted.elapsed() > IDENTIFY_TIMEOUT {
+                return Err(Limit::HandshakeTimeout);
+            }
             self.wire.drain(&mut self.out);
             self.write(WRITE_TIMEOUT).await.map_err(|_| Limit::HandshakeFailed)?;
             match self.wait(true, Some(&mut deadline)).await {
@@ -286,12 +290,6 @@ impl Conversation {
             if line.poll_ready(context) || (!reading && !core.is_undecided(*id)) {
                 return Poll::Ready(Wake::Line);
             }
-            // First, for there may always be something to read.
-            if let Some(timer) = deadline.as_deref_mut()
-                && Pin::new(timer).poll(context).is_ready()
-            {
-                return Poll::Ready(Wake::Late);
-            }
             if reading {
                 let mut bytes = [0; READ_BYTES];
                 match Pin::new(&mut *stream).poll_read(context, &mut bytes) {
@@ -302,7 +300,10 @@ impl Conversation {
                     Poll::Pending => {}
                 }
             }
-            Poll::Pending
+            match deadline.as_deref_mut() {
+                Some(timer) => Pin::new(timer).poll(context).map(|_| Wake::Late),
+                None => Poll::Pending,
+            }
         })
         .await
     }
