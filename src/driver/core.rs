@@ -11,7 +11,7 @@ use std::{
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use async_channel::{Sender, TrySendError};
@@ -35,6 +35,12 @@ use crate::{
 
 /// Of so many datagrams one has its way through the server timed; each costs a clock reading.
 const LATENCY_SAMPLE: u64 = 16;
+
+/// How long other work may keep the core before media that has arrived is seen to.
+pub const MEDIA_LATENCY: Duration = Duration::from_micros(500);
+
+/// A pause in other work in which the executor has looked for what else has come.
+const WORK_PAUSE: Duration = Duration::from_millis(2);
 
 /// The code of a connection that ended without a close frame (RFC 6455 §7.4.1).
 pub const BROKEN: u16 = 1006;
@@ -81,6 +87,9 @@ pub struct Core {
     backlog: RefCell<VecDeque<News>>,
     shards: Vec<Sender<ToShard>>,
     connections_made: Cell<u64>,
+    /// When other work than media was last done, and since when without a pause.
+    worked_at: Cell<Instant>,
+    busy_since: Cell<Instant>,
     received: Cell<u64>,
     limited: RefCell<[u64; LIMITS.len()]>,
     restarts: Cell<u64>,
@@ -114,6 +123,8 @@ impl Core {
             shards,
             // Answers to connections of before a restart may still be under way.
             connections_made: Cell::new(restarts << 32),
+            worked_at: Cell::new(Instant::now()),
+            busy_since: Cell::new(Instant::now()),
             received: Cell::new(0),
             limited: RefCell::default(),
             restarts: Cell::new(restarts),
@@ -159,14 +170,25 @@ impl Core {
 
     /// Calls into the shard, then carries out what it wants.
     pub fn enter(&self, work: impl FnOnce(&mut Shard, Instant, &mut Egress)) {
+        self.relieve();
         self.attempt(work);
         self.flush();
         self.settle();
-        self.relieve();
     }
 
-    /// Sees to media that has arrived, before the next piece of other work.
+    /// Sees to media that has arrived, if other work has kept the core from it for a while. Not
+    /// after every piece, and not right after one: who is told of a speaker is told before it hears
+    /// the speaker's first packet, where that can be had, since some clients throw away what they
+    /// cannot name.
     pub fn relieve(&self) {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.worked_at.replace(now)) > WORK_PAUSE {
+            self.busy_since.set(now);
+        }
+        if now.saturating_duration_since(self.busy_since.get()) < MEDIA_LATENCY {
+            return;
+        }
+        self.busy_since.set(now);
         let arrived = self.ring.borrow_mut().has_received();
         // Only a turn that left nothing has the ring ring again; else the media task, which may be
         // asleep, has to be told.

@@ -19,7 +19,7 @@ use glommio::{
 };
 
 use super::{
-    core::{Core, Limit},
+    core::{Core, Limit, MEDIA_LATENCY},
     queues::{ToControl, ToShard},
     turnstile::Turnstile,
     websocket::Conversation,
@@ -38,9 +38,6 @@ const CLOCK_TICK: Duration = Duration::from_millis(25);
 /// How long WebSockets may keep the core before the executor looks for what else has come. Media
 /// does not wait for it: between two pieces of work the core sees to what has arrived.
 const SIGNALLING_TURN: Duration = Duration::from_millis(5);
-
-/// How soon the media loop, once it has work, wants its turn.
-const MEDIA_LATENCY: Duration = Duration::from_micros(500);
 
 /// The media loop's share of a busy core, and everybody else's.
 const MEDIA_SHARES: usize = 900;

@@ -180,6 +180,7 @@ impl Conversation {
     }
 
     async fn converse(&mut self) -> End {
+        let mut fed = false;
         loop {
             while let Some(frame) = self.line.take_frame() {
                 self.wire.send(frame);
@@ -214,9 +215,14 @@ impl Conversation {
                     Err(fault) => return self.fail(fault),
                 }
             }
+            // Once what has come is dealt with: a speaker's op 5 goes before its first packet.
+            if std::mem::take(&mut fed) {
+                self.rest().await;
+                continue;
+            }
             match self.wait(reading, None).await {
                 Wake::Line => {}
-                Wake::Fed(Ok(())) => self.rest().await,
+                Wake::Fed(Ok(())) => fed = true,
                 Wake::Fed(Err(fault)) => return self.fail(fault),
                 Wake::Ended | Wake::Late => return End::Closed(BROKEN),
             }
@@ -276,11 +282,11 @@ impl Conversation {
         }
     }
 
-    /// Lets media and other connections have their turn: a socket that always has more to read
-    /// would never wait.
+    /// Lets other connections have their turn, and media if it has waited for long: a socket that
+    /// always has more to read would never wait.
     async fn rest(&self) {
+        glommio::executor().yield_now().await;
         self.core.relieve();
-        glommio::executor().yield_task_queue_now().await;
     }
 
     /// Waits for the line, for bytes (if `reading`), or for the deadline.
