@@ -1,7 +1,7 @@
 //! Names of things: newtypes for every identifier that crosses a boundary, so that two bare
 //! integers never sit side by side in a signature. Owns their text and JSON forms, nothing else.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use subtle::ConstantTimeEq;
@@ -178,6 +178,14 @@ impl fmt::Debug for Token {
 impl<'de> Deserialize<'de> for Token {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         String::deserialize(from).map(Token::new)
+    }
+}
+
+/// Whom an address counts as: itself, or with IPv6 its network of 64 bits, which is one customer.
+pub fn guest(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+        address => address,
     }
 }
 

@@ -2,7 +2,7 @@
 //! session's life.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,7 @@ use super::{
     token,
 };
 use crate::{
-    id::ChannelId,
+    id::{ChannelId, guest},
     limits::IDENTIFY_TIMEOUT,
     sfu::{Admission, AdmissionRequest, Kind, Policy, RoomPolicy, Verdict},
     signalling::{CloseCode, Identify, Resume},
@@ -52,7 +52,7 @@ impl Authority {
         if self.draining {
             return Err(STOPPING);
         }
-        let address = network_of(address);
+        let address = guest(address);
         let verdict = match request {
             AdmissionRequest::Identify(identify) => self.admit(now, wall, address, identify),
             AdmissionRequest::Resume(resume) => self.resume(resume),
@@ -203,16 +203,5 @@ impl Authority {
             });
         let (serial, live) = candidates.next().ok_or(UNRESUMABLE)?;
         Ok(Verdict::Resume { shard: live.shard, serial })
-    }
-}
-
-/// Whom to count an address as: an IPv6 user commands at least a /64.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        address => address,
     }
 }

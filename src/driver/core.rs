@@ -30,7 +30,7 @@ use crate::{
     metrics::{Counters, DropReason, Latency},
     ring::{Received, Ring},
     sfu::{Arrival, Command, DisconnectReason, Event, Output, Shard, ShardConfig, Verdict},
-    signalling::CloseCode,
+    signalling::{BROKEN, CloseCode},
 };
 
 /// Of so many datagrams one has its way through the server timed; each costs a clock reading.
@@ -41,9 +41,6 @@ pub const MEDIA_LATENCY: Duration = Duration::from_micros(500);
 
 /// A pause in other work in which the executor has looked for what else has come.
 const WORK_PAUSE: Duration = Duration::from_millis(2);
-
-/// The code of a connection that ended without a close frame (RFC 6455 §7.4.1).
-pub const BROKEN: u16 = 1006;
 
 /// What cut or refused a connection, or dropped a report, for `limited` in the report.
 #[derive(Debug, Clone, Copy)]

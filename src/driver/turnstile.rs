@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::config::ConnectionsPerAddress;
+use crate::{config::ConnectionsPerAddress, id::guest};
 
 /// Counts connections by address.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Turnstile {
         if self.limit.loopback_exempt && address.is_loopback() {
             return Some(Permit::none());
         }
-        let key = network(address);
+        let key = guest(address);
         let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let count = by_address.entry(key).or_default();
         if *count >= self.limit.max.get() {
@@ -59,17 +59,6 @@ impl Drop for Permit {
                 by_address.remove(&key);
             }
         }
-    }
-}
-
-/// Who counts as one: an IPv4 address, or an IPv6 network of 64 bits, which is one customer.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let prefix = address.to_bits() >> 64 << 64;
-            IpAddr::V6(prefix.into())
-        }
-        address => address,
     }
 }
 

@@ -14,7 +14,7 @@ use futures_util::{AsyncRead, AsyncWrite};
 use glommio::{net::TcpStream, timer::Timer};
 
 use super::{
-    core::{BROKEN, Core, Limit},
+    core::{Core, Limit},
     handoff::Handoff,
     line::{Departure, Line},
     turnstile::Permit,
@@ -25,7 +25,7 @@ use crate::{
     limits::{CLOSE_TIMEOUT, IDENTIFY_TIMEOUT, WRITE_TIMEOUT},
     ring::fd,
     sfu::Arrival,
-    signalling::{CloseCode, Version},
+    signalling::{BROKEN, CloseCode, Version},
 };
 
 /// Bytes read from a socket at once: two TLS records of ordinary size.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::{
     crypto::{Mode, SecretKey},
     egress::{Egress, Flow},
-    id::{ConnectionId, Serial},
+    id::{ConnectionId, Serial, UserId},
     sfu::{
         AdmissionRequest, Event, Policy, Shard,
         session::{Description, SessionIndex},
@@ -223,7 +223,10 @@ impl Shard {
         let spoke = session.may_speak();
         let shown = session.shown_speaking();
         let flags = session.admission.policy.flags;
+        let camera = (session.may_show(), session.admission.policy.room.video_limit);
         session.admission.policy = policy;
+        let camera_changed =
+            camera != (session.may_show(), session.admission.policy.room.video_limit);
         let silenced = spoke && !session.may_speak();
         let speaking_changed = shown != session.shown_speaking();
         let flags_changed = flags != session.admission.policy.flags;
@@ -239,7 +242,9 @@ impl Shard {
         if flags_changed {
             self.tell_flags(index);
         }
-        self.settle_cameras(now, self.sessions[index.index()].channel);
+        if camera_changed {
+            self.settle_cameras(now, self.sessions[index.index()].channel);
+        }
     }
 
     pub(super) fn tell_ready(&mut self, index: SessionIndex) {
@@ -256,9 +261,19 @@ impl Shard {
         self.tell(index, &message);
     }
 
-    /// Tells a session that was away who has left meanwhile, and whose camera is off now.
+    /// Tells a channel's members that somebody has left.
+    pub(super) fn tell_leaving(&mut self, channel: usize, user: UserId) {
+        for position in 0..self.channels[channel].members.len() {
+            let member = self.channels[channel].members[position];
+            self.sessions[member.index()].note_leaving(user);
+            self.tell(member, &ServerMessage::ClientDisconnect { user });
+        }
+    }
+
+    /// Tells a session that was away who has left meanwhile, and whose camera is off now; again at
+    /// the next resume, unless it is heard of in between.
     pub(super) fn tell_left(&mut self, index: SessionIndex) {
-        let left = std::mem::take(&mut self.sessions[index.index()].left);
+        let left = self.sessions[index.index()].left.clone();
         let server = self.sessions[index.index()].admission.server;
         let channel = self.sessions[index.index()].channel;
         for user in left {

@@ -13,11 +13,8 @@ use crate::{
         shard::{Arrival, Output, drain_outbox, index_of},
         timer::Timer,
     },
-    signalling::{CloseCode, Identify, Resume, ServerMessage},
+    signalling::{BROKEN, CloseCode, Identify, Resume, ServerMessage},
 };
-
-/// Close code of a WebSocket that ended without one (RFC 6455 §7.1.5).
-const BROKEN_OFF: u16 = 1006;
 
 /// What those who stay in a channel need to know of a session's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +66,7 @@ impl Shard {
         let serial = admission.serial;
         if !self.by_serial.contains_key(&serial) {
             let reason = DisconnectReason::ClientLeft;
-            self.event(Event::Disconnected { serial, reason, close_code: BROKEN_OFF });
+            self.event(Event::Disconnected { serial, reason, close_code: BROKEN });
         }
     }
 
@@ -397,10 +394,7 @@ impl Shard {
         }
         if let Some(&channel) = self.by_channel.get(&admission.channel) {
             if notice == Notice::Left {
-                let left = ServerMessage::ClientDisconnect { user: admission.user };
-                for position in 0..self.channels[channel].members.len() {
-                    self.tell(self.channels[channel].members[position], &left);
-                }
+                self.tell_leaving(channel, admission.user);
             }
             self.codecs_changed(channel);
             self.wants_lowered(now, channel);

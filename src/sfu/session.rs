@@ -248,7 +248,7 @@ impl Session {
 
     /// Somebody has left, of whom it may have to be told again.
     pub fn note_leaving(&mut self, user: UserId) {
-        if self.left.len() < CHANNEL_SESSIONS_MAX {
+        if !self.version.numbered() && self.left.len() < CHANNEL_SESSIONS_MAX {
             self.left.push(user);
         }
     }

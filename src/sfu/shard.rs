@@ -357,9 +357,6 @@ impl Shard {
     pub(super) fn tell(&mut self, index: SessionIndex, message: &ServerMessage<'_>) {
         let session = &mut self.sessions[index.index()];
         let version = session.version;
-        if let (false, ServerMessage::ClientDisconnect { user }) = (version.numbered(), message) {
-            session.note_leaving(*user);
-        }
         let frame = if version.numbered() && message.numbered() {
             session.replay.push(|seq| message.encode(version, Some(seq)))
         } else if session.connection.is_some() {

@@ -1,6 +1,9 @@
 //! Close codes of the voice gateway and when each is sent (protocol.md §1.8). Owns the numbers and
 //! the reason that goes into a close frame; writing that frame is the driver's.
 
+/// The code that stands for a WebSocket which ended without a close frame (RFC 6455 §7.4.1).
+pub const BROKEN: u16 = 1006;
+
 /// Why a WebSocket is closed. The discriminant is the code on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u16)]

@@ -19,7 +19,7 @@ mod stream;
 mod version;
 
 pub use client::{ClientMessage, Dave, Speaking};
-pub use close::{CloseCode, Refusal};
+pub use close::{BROKEN, CloseCode, Refusal};
 pub use codec::{Codec, CodecName};
 pub use connection::{Connection, Request};
 pub use frame::Frame;
