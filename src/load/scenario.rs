@@ -101,7 +101,7 @@ pub struct Video {
     pub payload_bytes: u16,
 }
 
-fn one() -> u32 {
+pub(crate) fn one() -> u32 {
     1
 }
 
@@ -110,16 +110,16 @@ fn payload_bytes() -> u16 {
     160
 }
 
-fn packets_per_second() -> u32 {
+pub(crate) fn packets_per_second() -> u32 {
     50
 }
 
-fn frames_per_second() -> u32 {
+pub(crate) fn frames_per_second() -> u32 {
     30
 }
 
 /// Clients keep RTP below 1,200 bytes (protocol.md §2.3).
-fn video_payload_bytes() -> u16 {
+pub(crate) fn video_payload_bytes() -> u16 {
     1_150
 }
 

@@ -157,17 +157,20 @@ pub fn drops_at(ports: &BTreeSet<u16>) -> u64 {
     sockets.filter(|socket| ports.contains(&socket.port)).map(|socket| socket.drops).sum()
 }
 
+/// The sum of a metric's samples on a page of metrics, over all labels; `None` without any.
+pub fn sum(page: &str, name: &str) -> Option<f64> {
+    let values = page.lines().filter_map(|line| {
+        let (sample, value) = line.rsplit_once(' ')?;
+        let of = sample.split('{').next()?;
+        (of == name).then(|| value.parse::<f64>().ok()).flatten()
+    });
+    let values: Vec<f64> = values.collect();
+    (!values.is_empty()).then(|| values.iter().sum())
+}
+
 /// Reads what we need of a page of metrics; `None` if it is no stentor's.
 pub fn counted(page: &str) -> Option<Counted> {
-    let sum = |name: &str| {
-        let values = page.lines().filter_map(|line| {
-            let (sample, value) = line.rsplit_once(' ')?;
-            let of = sample.split('{').next()?;
-            (of == name).then(|| value.parse::<f64>().ok()).flatten()
-        });
-        let values: Vec<f64> = values.collect();
-        (!values.is_empty()).then(|| values.iter().sum::<f64>() as u64)
-    };
+    let sum = |name: &str| sum(page, name).map(|sum| sum as u64);
     Some(Counted {
         forwarded: sum("stentor_packets_forwarded_total")?,
         traversals: sum("stentor_stack_traversals_total")?,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{answer::Demand, model::Rates};
-use crate::{crypto::Mode, rtp::packet::HEADER_BYTES};
+use crate::{crypto::Mode, load::server_cost, rtp::packet::HEADER_BYTES};
 
 /// Time for one request.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -128,15 +128,7 @@ fn request(authority: &str, path: &str) -> io::Result<String> {
 }
 
 fn parse(page: &str) -> Option<Reading> {
-    let sum = |name: &str| {
-        let values = page.lines().filter_map(|line| {
-            let (sample, value) = line.rsplit_once(' ')?;
-            let of = sample.split('{').next()?;
-            (of == name).then(|| value.parse::<f64>().ok()).flatten()
-        });
-        let values: Vec<f64> = values.collect();
-        (!values.is_empty()).then(|| values.iter().sum::<f64>())
-    };
+    let sum = |name: &str| server_cost::sum(page, name);
     Some(Reading {
         opened: sum("stentor_packets_opened_total")?,
         forwarded: sum("stentor_packets_forwarded_total")?,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     crypto::Mode,
     limits::{CHANNEL_SESSIONS_MAX, PLAIN_BYTES_MAX},
-    load::scenario::Scenario,
+    load::scenario::{Scenario, frames_per_second, one, packets_per_second, video_payload_bytes},
     rtp::packet::HEADER_BYTES,
 };
 
@@ -75,28 +75,12 @@ pub struct Video {
     pub payload_bytes: u16,
 }
 
-fn one() -> u32 {
-    1
-}
-
 fn talking() -> f64 {
     1.0
 }
 
 fn bitrate() -> u64 {
     64_000
-}
-
-fn packets_per_second() -> u32 {
-    50
-}
-
-fn frames_per_second() -> u32 {
-    30
-}
-
-fn video_payload_bytes() -> u16 {
-    1_150
 }
 
 fn mode() -> String {
