@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     config::Config,
-    driver::server::{ServeError, Server},
+    driver::server::{ServeError, Server, keep_off, reserve_descriptors},
 };
 
 /// Runs the server until SIGINT or SIGTERM.
@@ -19,6 +19,8 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         .enable_all()
         .build()
         .map_err(|source| ServeError::Setup { what: "wait for signals", source })?;
+    reserve_descriptors();
+    keep_off(config.shards.get().into());
     let config = Arc::new(config);
     runtime.block_on(async {
         let setup = |source| ServeError::Setup { what: "wait for signals", source };

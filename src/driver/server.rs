@@ -2,6 +2,7 @@
 //! is told of it.
 
 use std::{
+    fs::File,
     io,
     net::{SocketAddr, TcpListener},
     sync::Arc,
@@ -10,6 +11,11 @@ use std::{
 };
 
 use async_channel::Sender;
+use rustix::{
+    io::fcntl_dupfd_cloexec,
+    process::{Resource, getrlimit},
+    thread::{sched_getaffinity, sched_setaffinity},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
@@ -30,6 +36,10 @@ use crate::{
 
 /// Connections that may wait for a shard to accept them; a join storm comes within one turn.
 const LISTEN_BACKLOG: i32 = 4_096;
+
+/// Descriptors for which room is made beforehand, eight bytes of the kernel's memory each; more than
+/// the sessions of sixteen full shards come only to hosts of a size not known today.
+const DESCRIPTORS_RESERVED_MAX: u64 = 1 << 18;
 
 /// How long shards get to start.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,6 +102,32 @@ pub struct Server {
     threads: Vec<JoinHandle<()>>,
     gateway: SocketAddr,
     media_ports: Vec<u16>,
+}
+
+/// Keeps the calling thread, and those it starts from now on, off the cores of so many shards, if
+/// there are others: a shard that wakes while control is on its core may wait for the rest of
+/// control's time slice, some milliseconds.
+pub fn keep_off(shards: usize) {
+    let Ok(mut cores) = sched_getaffinity(None) else { return };
+    for core in placements(shards).into_iter().flatten() {
+        cores.unset(core);
+    }
+    if cores.count() > 0 {
+        // Without it the kernel chooses, which is slower at times and not wrong.
+        let _ = sched_setaffinity(None, &cores);
+    }
+}
+
+/// Has the kernel make the table of open files as large as it may get, while nobody waits. Else it
+/// doubles with the 256th connection, the 512th and so on, and the thread that opens that one, a
+/// shard, stands still for some milliseconds: in a process of several threads the kernel waits for
+/// all processors to have left the old table.
+pub fn reserve_descriptors() {
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return };
+    let last = limit.min(DESCRIPTORS_RESERVED_MAX).saturating_sub(1);
+    let (Ok(null), Ok(last)) = (File::open("/dev/null"), i32::try_from(last)) else { return };
+    // Closed at once; the table stays as large. Without it the server works all the same.
+    let _ = fcntl_dupfd_cloexec(&null, last);
 }
 
 impl Server {

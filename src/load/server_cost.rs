@@ -98,13 +98,16 @@ impl Probe {
         self.root.join(self.pid.to_string()).join("stat").exists()
     }
 
-    /// Cores to which one of its threads each is pinned.
+    /// Cores to which threads of its are pinned. A thread that may run where the first one may is
+    /// not, even where that is a single core: it is only kept off the others.
     pub fn pinned_cores(&self) -> BTreeSet<usize> {
-        let pinned = |thread: PathBuf| {
+        let allowed = |thread: &Path| {
             let status = fs::read_to_string(thread.join("status")).ok()?;
-            field(&status, "Cpus_allowed_list:")?.parse().ok()
+            Some(field(&status, "Cpus_allowed_list:")?.to_owned())
         };
-        self.tasks().into_iter().filter_map(|(_, path)| pinned(path)).collect()
+        let first = allowed(&self.directory());
+        let lists = self.tasks().into_iter().map(|(_, path)| allowed(&path));
+        lists.filter(|list| *list != first).filter_map(|list| list?.parse().ok()).collect()
     }
 
     /// Reads everything.
@@ -338,7 +341,8 @@ mod tests {
             );
             write(root.path(), &format!("9/task/{task}/status"), &status);
         }
-        write(root.path(), "9/status", "RssAnon:\t   100 kB\nRssFile:\t 9 kB\nRssShmem:\t 4 kB\n");
+        let memory = "RssAnon:\t   100 kB\nRssFile:\t 9 kB\nRssShmem:\t 4 kB\n";
+        write(root.path(), "9/status", &format!("{memory}Cpus_allowed_list:\t0-7\n"));
         let head = "  sl local_address rem_address st tx rx tr tm retr uid timeout inode\n";
         let udp = "0: 0100007F:C350 00000000:0000 07 0:0 00:0 0 0 0 77 2 0 12\n\
                    1: 0100007F:C351 00000000:0000 07 0:0 00:0 0 0 0 78 2 0 5\n";
@@ -363,6 +367,9 @@ mod tests {
         assert_eq!(sample.memory_bytes, Some(104 * 1_024));
         assert_eq!(sample.socket_drops, Some(12), "and not the drops of others");
         assert_eq!(probe.pinned_cores(), BTreeSet::from([3]));
+        let kept_off = "RssAnon: 1 kB\nCpus_allowed_list:\t3\n";
+        write(root.path(), "9/status", kept_off);
+        assert_eq!(probe.pinned_cores(), BTreeSet::new(), "as its first thread, so not pinned");
         assert_eq!(listeners(root.path(), 8_443), BTreeSet::from([80]));
     }
 
