@@ -1,5 +1,5 @@
-//! The packet path does not touch Rust's heap: opening and sealing in any mode, and a packet of
-//! voice from its datagram to fifty sealed copies. (aws-lc sets up ChaCha20-Poly1305 keys in memory
+//! The packet path does not touch Rust's heap: opening and sealing in any mode and in any profile of
+//! SRTP, and a packet of voice from its datagram to fifty sealed copies. (aws-lc sets up ChaCha20-Poly1305 keys in memory
 //! of its own, which is C's.)
 #![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
 
@@ -9,7 +9,7 @@ use std::{
 };
 
 use stentor::{
-    crypto::{Cipher, Mode, NonceCounter, ReplayWindow, SecretKey},
+    crypto::{self, Cipher, Mode, NonceCounter, ReplayWindow, Role, SecretKey, Srtp},
     egress::Path,
 };
 
@@ -95,6 +95,34 @@ fn opening_and_sealing_allocate_nothing_in_any_mode() {
             }
         });
         assert_eq!(count, 0, "{}", mode.name());
+    }
+}
+
+#[test]
+fn opening_and_sealing_allocate_nothing_in_any_srtp_profile() {
+    for profile in crypto::Profile::PREFERRED {
+        let material = vec![7; profile.material_len()];
+        let mut server = Srtp::new(profile, &material, Role::Server).unwrap();
+        let mut client = Srtp::new(profile, &material, Role::Client).unwrap();
+        let mut buffer = [0x5A; 1_400];
+        let count = allocations(|| {
+            for seq in 0..100u16 {
+                for plain_len in [172, 1_200] {
+                    buffer[..2].copy_from_slice(&[0x80, 111]);
+                    buffer[2..4].copy_from_slice(&seq.to_be_bytes());
+                    let len = server.seal(&mut buffer, plain_len, 1).unwrap();
+                    client.open(&mut buffer[..len], 1).unwrap();
+                }
+                // As many sources as come and go in a call, so that windows give way too.
+                buffer[..2].copy_from_slice(&[0x80, 200]);
+                buffer[4..8].copy_from_slice(&[0, 0, 0, seq as u8]);
+                let len = server.seal_rtcp(&mut buffer, 28).unwrap();
+                client.open_rtcp(&mut buffer[..len]).unwrap();
+                assert!(client.open(&mut [0x80; 200], 0).is_err());
+                assert!(client.open_rtcp(&mut [0x80; 200]).is_err());
+            }
+        });
+        assert_eq!(count, 0, "{}", profile.name());
     }
 }
 
