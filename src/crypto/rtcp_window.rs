@@ -76,7 +76,7 @@ const _: () = assert!(RTCP_WINDOW == u64::BITS);
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{HashMap, HashSet};
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -151,10 +151,10 @@ mod tests {
             packets in proptest::collection::vec((0u32..3, 0u32..300), 1..400),
         ) {
             let mut windows = RtcpWindows::default();
-            let mut seen: HashMap<u32, HashSet<u32>> = HashMap::new();
+            let mut seen: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
             for (ssrc, index) in packets {
                 let seen = seen.entry(ssrc).or_default();
-                let old = seen.iter().max().is_some_and(|&max| max >= index + RTCP_WINDOW);
+                let old = seen.last().is_some_and(|&max| max >= index + RTCP_WINDOW);
                 let expected = match (old, seen.contains(&index)) {
                     (true, _) => Err(DropReason::TooOld),
                     (_, true) => Err(DropReason::Replayed),
