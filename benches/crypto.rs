@@ -1,6 +1,7 @@
-//! Did sealing and opening get slower? Each AEAD mode and each profile of SRTP beside the bare aws-lc
-//! calls it is made of, the secretbox modes alone: a voice packet of 160 bytes, 256 keys in turn.
-//! Under `cargo bench` it ends with the ratios, which are what to watch; times are this machine's.
+//! Did sealing and opening get slower? Each AEAD mode and each profile of SRTP beside the bare
+//! aws-lc calls it is made of, the secretbox modes alone: a voice packet of 160 bytes, 256 keys in
+//! turn. Under `cargo bench` it ends with the ratios, which are what to watch; times are this
+//! machine's.
 
 use std::{hint::black_box, time::Instant};
 
@@ -103,8 +104,8 @@ fn srtp_seal(profile: Profile) -> impl FnMut() {
     }
 }
 
-/// The calls of aws-lc that do what AES-CM with HMAC-SHA1-80 does, with all computed before that can
-/// be.
+/// The calls of aws-lc that do what AES-CM with HMAC-SHA1-80 does, with all computed before that
+/// can be.
 fn bare_cm_seal() -> impl FnMut() {
     let keys: Vec<(EncryptingKey, hmac::Key)> = (0..KEYS)
         .map(|index| {

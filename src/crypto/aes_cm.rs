@@ -1,6 +1,6 @@
 //! AES in counter mode with HMAC-SHA1, cut to 80 bits, for SRTP and SRTCP (RFC 3711 §4.1.1 and
-//! §4.2.1): one pair of session keys with its salt. The tag covers everything before it, and for RTP
-//! the rollover counter, which is not sent. Called by `srtp`.
+//! §4.2.1): one pair of session keys with its salt. The tag covers everything before it, and for
+//! RTP the rollover counter, which is not sent. Called by `srtp`.
 
 use aws_lc_rs::{
     cipher::{AES_128, EncryptingKey, EncryptionContext, UnboundCipherKey},
@@ -33,8 +33,9 @@ const SHA1_BYTES: usize = 20;
 /// Bytes that are authenticated and not sent, at most: the rollover counter.
 const UNSENT_BYTES: usize = 4;
 
-/// Packets up to this length are hashed in a smaller space, because zeroing the larger costs as much
-/// as a block of SHA-1. Voice at 64 kbit/s is 160 bytes a packet, with header and DAVE some 210.
+/// Packets up to this length are hashed in a smaller space, because zeroing the larger costs as
+/// much as a block of SHA-1. Voice at 64 kbit/s is 160 bytes a packet, with header and DAVE some
+/// 210.
 const VOICE_BYTES: usize = 256;
 
 /// AES-128-CM with its key schedule, which is computed once, and HMAC-SHA1 with its bare key. What
@@ -101,8 +102,8 @@ impl AesCm {
         Some(())
     }
 
-    /// Opens `header ‖ ciphertext ‖ word ‖ tag` in place. `None` if the tag does not verify; nothing
-    /// has changed then.
+    /// Opens `header ‖ ciphertext ‖ word ‖ tag` in place. `None` if the tag does not verify;
+    /// nothing has changed then.
     pub(super) fn open_rtcp(&self, index: PacketIndex, packet: &mut [u8]) -> Option<()> {
         let (packet, tag) = packet.split_last_chunk_mut::<SHA1_80_TAG_BYTES>()?;
         verify_slices_are_equal(&self.tag(packet, &[])?, tag).ok()?;
@@ -110,8 +111,8 @@ impl AesCm {
         Some(())
     }
 
-    /// Encrypts or decrypts with the keystream that starts at `(salt ⊕ index) ‖ 0^16`. 16 bits count
-    /// its blocks: a mebibyte, far beyond any datagram.
+    /// Encrypts or decrypts with the keystream that starts at `(salt ⊕ index) ‖ 0^16`. 16 bits
+    /// count its blocks: a mebibyte, far beyond any datagram.
     #[inline]
     fn apply_keystream(&self, index: PacketIndex, text: &mut [u8]) {
         let mut iv = [0; CM_SALT_BYTES + 2];
@@ -121,11 +122,12 @@ impl AesCm {
             .expect("counter mode takes any length");
     }
 
-    /// The tag of `packet ‖ unsent`: the start of its HMAC-SHA1 (RFC 2104). `None` if that is longer
-    /// than any datagram.
+    /// The tag of `packet ‖ unsent`: the start of its HMAC-SHA1 (RFC 2104). `None` if that is
+    /// longer than any datagram.
     #[inline]
     fn tag(&self, packet: &[u8], unsent: &[u8]) -> Option<[u8; SHA1_80_TAG_BYTES]> {
-        // aws-lc hashes in one go what lies in one piece, on the stack; its contexts lie on C's heap.
+        // aws-lc hashes in one go what lies in one piece, on the stack; its contexts lie on C's
+        // heap.
         let inner = if packet.len() <= VOICE_BYTES {
             self.inner::<{ BLOCK_BYTES + VOICE_BYTES + UNSENT_BYTES }>(packet, unsent)?
         } else {

@@ -1,7 +1,7 @@
 //! Keys in, bytes transformed in place: the native transport encryption of UDP clients (protocol.md
-//! §2.4) with its nonces, SRTP for browsers (§3.3), and the windows that refuse replays. Knows where
-//! a packet's clear header ends and nothing else of RTP; no sockets, clocks or randomness. Called by
-//! `sfu` for every media packet.
+//! §2.4) with its nonces, SRTP for browsers (§3.3), and the windows that refuse replays. Knows
+//! where a packet's clear header ends and nothing else of RTP; no sockets, clocks or randomness.
+//! Called by `sfu` for every media packet.
 
 mod aes_cm;
 mod aes_gcm;

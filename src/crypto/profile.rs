@@ -1,5 +1,6 @@
 //! The SRTP protection profiles of protocol.md §3.3: their names and numbers in DTLS, the keys they
-//! take, what they leave clear and what they add to a packet. What they do to one is for `aes_gcm` and `aes_cm`.
+//! take, what they leave clear and what they add to a packet. What they do to one is for `aes_gcm`
+//! and `aes_cm`.
 
 use std::ops::Range;
 
@@ -80,8 +81,8 @@ impl Profile {
         self.overhead() + RTCP_WORD_BYTES
     }
 
-    /// Where the word of an SRTCP packet is: after the tag of AES-GCM, which ends the ciphertext, but
-    /// before that of HMAC, which covers it.
+    /// Where the word of an SRTCP packet is: after the tag of AES-GCM, which ends the ciphertext,
+    /// but before that of HMAC, which covers it.
     #[inline]
     pub(super) fn rtcp_word(self, plain_len: usize) -> Range<usize> {
         let start = match self {

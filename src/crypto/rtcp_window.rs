@@ -1,6 +1,6 @@
 //! Refuses RTCP that was seen before: a window over the SRTCP index of each sender SSRC (RFC 3711
-//! §3.3.2, §3.4). Changes only when told that a packet has authenticated. Called by `srtp` for every
-//! RTCP packet.
+//! §3.3.2, §3.4). Changes only when told that a packet has authenticated. Called by `srtp` for
+//! every RTCP packet.
 
 use crate::{id::Ssrc, metrics::DropReason};
 

@@ -1,8 +1,8 @@
-//! One session's SRTP and SRTCP (RFC 3711, RFC 7714) with the keys of its DTLS handshake (RFC 5764):
-//! opens what its client sent, seals what it is to hear, in place, without allocating on Rust's
-//! heap. Of RTP it knows how long the clear header is. Which RTP packets were seen before, and how
-//! often their sequence numbers have wrapped, is for `replay`; RTCP carries its own index, so that
-//! its replays are refused here. Called by the session for every packet over DTLS.
+//! One session's SRTP and SRTCP (RFC 3711, RFC 7714) with the keys of its DTLS handshake (RFC
+//! 5764): opens what its client sent, seals what it is to hear, in place, without allocating on
+//! Rust's heap. Of RTP it knows how long the clear header is. Which RTP packets were seen before,
+//! and how often their sequence numbers have wrapped, is for `replay`; RTCP carries its own index,
+//! so that its replays are refused here. Called by the session for every packet over DTLS.
 
 use std::{fmt, ops::Range};
 
@@ -102,8 +102,8 @@ impl Srtp {
     }
 
     /// Verifies and decrypts a client's RTP in place and returns where in the datagram the plain
-    /// packet is. `roc` is how often its sequence numbers have wrapped, as estimated; with the wrong
-    /// one no packet opens.
+    /// packet is. `roc` is how often its sequence numbers have wrapped, as estimated; with the
+    /// wrong one no packet opens.
     ///
     /// # Errors
     /// [`DropReason::Malformed`] if it is not version 2 or has no room for header, extension and
@@ -125,9 +125,9 @@ impl Srtp {
     }
 
     /// Encrypts and tags the plain RTP packet in the first `plain_len` bytes of `buffer`, in place.
-    /// No two packets may have the same SSRC, `roc` and sequence number. Returns the sealed packet's
-    /// length, or `None` if `buffer` is too short for [`Profile::overhead`] or the packet is not
-    /// version 2 and as long as its header and extension.
+    /// No two packets may have the same SSRC, `roc` and sequence number. Returns the sealed
+    /// packet's length, or `None` if `buffer` is too short for [`Profile::overhead`] or the packet
+    /// is not version 2 and as long as its header and extension.
     #[inline]
     pub fn seal(&self, buffer: &mut [u8], plain_len: usize, roc: u32) -> Option<usize> {
         let plain = Packet::new(buffer.get(..plain_len)?)?;
@@ -150,10 +150,10 @@ impl Srtp {
     /// libsrtp, which they use, refuses it as well.
     ///
     /// # Errors
-    /// [`DropReason::Malformed`] if it is not version 2, has no room for header, index and tag, or is
-    /// not encrypted; [`DropReason::Replayed`] or [`DropReason::TooOld`] if its sender has counted on
-    /// past it; [`DropReason::BadTag`] if it is not what the client sealed. The datagram is spent
-    /// then.
+    /// [`DropReason::Malformed`] if it is not version 2, has no room for header, index and tag, or
+    /// is not encrypted; [`DropReason::Replayed`] or [`DropReason::TooOld`] if its sender has
+    /// counted on past it; [`DropReason::BadTag`] if it is not what the client sealed. The datagram
+    /// is spent then.
     pub fn open_rtcp(&mut self, datagram: &mut [u8]) -> Result<Range<usize>, DropReason> {
         let plain_len = datagram.len().checked_sub(self.profile.rtcp_overhead());
         let plain = plain_len.and_then(|len| datagram.get(..len)).ok_or(DropReason::Malformed)?;
@@ -177,10 +177,10 @@ impl Srtp {
         Ok(range)
     }
 
-    /// Encrypts and tags the plain RTCP packet, which may be compound, in the first `plain_len` bytes
-    /// of `buffer`, in place. Returns the sealed packet's length, or `None` if `buffer` is too short
-    /// for [`Profile::rtcp_overhead`], the packet is not version 2 and as long as its header, or the
-    /// key has sealed 2^31 packets and may seal no more.
+    /// Encrypts and tags the plain RTCP packet, which may be compound, in the first `plain_len`
+    /// bytes of `buffer`, in place. Returns the sealed packet's length, or `None` if `buffer` is
+    /// too short for [`Profile::rtcp_overhead`], the packet is not version 2 and as long as its
+    /// header, or the key has sealed 2^31 packets and may seal no more.
     pub fn seal_rtcp(&mut self, buffer: &mut [u8], plain_len: usize) -> Option<usize> {
         let ssrc = rtcp_sender(buffer.get(..plain_len)?)?;
         let packet = buffer.get_mut(..plain_len + self.profile.rtcp_overhead())?;

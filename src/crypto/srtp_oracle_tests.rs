@@ -1,5 +1,5 @@
-//! SRTP and SRTCP against webrtc-srtp, which shares no code with ours: the same bytes from both, and
-//! each opens what the other sealed, in all profiles and across wraps of the sequence number.
+//! SRTP and SRTCP against webrtc-srtp, which shares no code with ours: the same bytes from both,
+//! and each opens what the other sealed, in all profiles and across wraps of the sequence number.
 
 use proptest::{collection::vec, prelude::*};
 use webrtc_srtp::{
