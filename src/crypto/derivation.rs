@@ -31,14 +31,15 @@ pub(super) enum Label {
 const LABEL_AT: usize = CM_SALT_BYTES - 7;
 
 impl<'a> Master<'a> {
-    /// A master key of 16 or 32 bytes with a salt of at most 14; a shorter salt is padded with
-    /// zeros (RFC 7714 §11).
+    /// A master key of 16 or 32 bytes with a salt of at most 14; a shorter salt, AES-GCM's, is
+    /// padded with zeros at its end, as libsrtp does.
     pub(super) fn new(key: &'a [u8], salt: &'a [u8]) -> Self {
         Self { key, salt }
     }
 
     /// Fills `secret` with the keystream of AES in counter mode under the master key, starting at
-    /// `(salt ⊕ label) ‖ 0^16`. With a master key of 32 bytes that is AES-256 (RFC 6188 §3).
+    /// `(salt ⊕ label) ‖ 0^16`. With a master key of 32 bytes that is AES-256 (RFC 7714 §11, RFC
+    /// 6188 §3).
     pub(super) fn derive(self, label: Label, secret: &mut [u8]) {
         let mut iv = [0; CM_SALT_BYTES + 2];
         iv[..self.salt.len()].copy_from_slice(self.salt);

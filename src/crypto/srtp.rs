@@ -147,7 +147,7 @@ impl Srtp {
     /// A packet that says of itself that it is not encrypted (E = 0) is refused unseen. RFC 3711
     /// §3.4 lets a sender choose, but none that agreed on its keys by DTLS may: the profiles of RFC
     /// 5764 and RFC 7714 encrypt RTCP, and browsers must not send it in the clear (RFC 8827 §6.5).
-    /// libsrtp, which they use, refuses it as well.
+    /// libsrtp, which they use, refuses it under AES-CM as well.
     ///
     /// # Errors
     /// [`DropReason::Malformed`] if it is not version 2, has no room for header, index and tag, or
