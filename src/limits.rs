@@ -151,6 +151,31 @@ pub const CODECS_MAX: usize = 64;
 /// Entries in one Media Sink Wants: every layer and audio stream of a full channel's video senders.
 pub const SINK_WANTS_MAX: usize = 512;
 
+/// Longest SDP of Select Protocol, bytes: a message holds it twice (protocol.md §3.1). A browser's
+/// whole offer with twenty m-lines has about 100 KB, a fragment 2 KB.
+pub const OFFER_BYTES_MAX: usize = 128 * 1_024;
+
+/// Fingerprints taken from one offer: one for each hash function, and one more in case a client
+/// changes its certificate. Each may cost a hash of that certificate.
+pub const FINGERPRINTS_MAX: usize = 4;
+
+/// Pairs that one session's ICE remembers, those checked last: a laptop has three networks with two
+/// address families and a relay, and each datagram of DTLS looks at all of them.
+pub const ICE_PAIRS_MAX: usize = 8;
+
+/// Time without a check on the selected pair after which a transport has ended, and which a client
+/// has to nominate one at first (RFC 7675 §5.1).
+pub const CONSENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time since the selected pair was last nominated after which one of lower priority may take its
+/// place. Chromium nominates the pair it uses with each of its checks, one in 2.5 s at least: after
+/// more it has another one in mind.
+pub const ICE_NOMINATION_QUIET: Duration = Duration::from_secs(3);
+
+/// Time without a check on the selected pair after which another nominated one takes its place as
+/// soon as it is checked. Consent is asked for every 6 s at least (RFC 7675 §5.1): two were missed.
+pub const ICE_CHECK_QUIET: Duration = Duration::from_secs(12);
+
 /// Channels a node keeps at once, sessions it admits in all, grants it stores: bounds on what a
 /// backend's mistake can cost in memory (1 KiB a grant).
 pub const GRANTS_MAX: usize = 1_000_000;
@@ -165,3 +190,5 @@ const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two() && RECEIVE_BUFFERS <= 32
 const _: () = assert!(RECEIVE_BUFFER_BYTES > 128 + DATAGRAM_BYTES_MAX);
 const _: () = assert!(SEND_PIECES_MAX >= SEND_BATCH_MAX + GSO_SEGMENTS_MAX);
 const _: () = assert!(DATAGRAM_BYTES_MAX <= GSO_BYTES_MAX);
+const _: () = assert!(2 * OFFER_BYTES_MAX <= MESSAGE_BYTES_MAX);
+const _: () = assert!(ICE_CHECK_QUIET.as_secs() < CONSENT_TIMEOUT.as_secs());

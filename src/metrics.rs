@@ -39,6 +39,12 @@ drop_reasons! {
     UnknownDiscovery = "unknown_discovery",
     /// More discovery or ping requests in one turn than are worth an answer.
     RequestFlood = "request_flood",
+    /// STUN that is no check of a browser's, or one whose fingerprint is wrong.
+    BadStun = "bad_stun",
+    /// A check for a `ufrag` that no session has.
+    UnknownUfrag = "unknown_ufrag",
+    /// A check that was not signed with the session's password.
+    BadIntegrity = "bad_integrity",
     /// The session has not selected a protocol yet, so there is no key.
     NoKey = "no_key",
     /// The tag did not verify.
@@ -111,7 +117,7 @@ impl DropReason {
 pub const DROP_REASONS: usize = DropReason::ALL.len();
 
 /// What one shard has counted since it started.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counters {
     /// Datagrams received.
     pub packets_in: u64,
@@ -135,6 +141,25 @@ pub struct Counters {
     pub rebound: u64,
     /// Drops by reason, indexed by `DropReason as usize`.
     pub drops: [u64; DROP_REASONS],
+}
+
+/// Written out because the standard library makes no default of an array as long as the reasons.
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            packets_in: 0,
+            bytes_in: 0,
+            packets_out: 0,
+            bytes_out: 0,
+            opened: 0,
+            forwarded: 0,
+            stack_traversals: 0,
+            answered: 0,
+            receive_buffers_exhausted: 0,
+            rebound: 0,
+            drops: [0; DROP_REASONS],
+        }
+    }
 }
 
 impl Counters {

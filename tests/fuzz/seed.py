@@ -59,6 +59,20 @@ for index, vector in enumerate(load("ws_binary_frames")["vectors"]):
     if vector["dir"] == "C->S":
         seed("message", f"binary-{index}-op{vector['op']}", bytes.fromhex(vector["frame"]))
 
+# A byte before the message: whether its attributes are to be signed anew.
+STUN = load("stun")
+for name in ["request", "ipv4_response", "ipv6_response", "long_term_request"]:
+    seed("stun", f"as-it-is-{name}", b"\x00" + bytes.fromhex(STUN[name]))
+ATTRIBUTES = {
+    "nominated": "0024000471000001802a000800000000000000010025000000",
+    "controlled": "802900080000000000000001",
+    "unknown": "7abc000378797a004000000000140000",
+}
+for name, attributes in ATTRIBUTES.items():
+    seed("stun", f"signed-{name}", b"\x01" + bytes(20) + bytes.fromhex(attributes))
+for offer in load("offers"):
+    seed("sdp", offer["client"], offer["sdp"])
+
 token = load("grant_token")
 seed("token", "signed", token["token"])
 seed("token", "claims", compact(token["claims"]))

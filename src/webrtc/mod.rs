@@ -1,0 +1,16 @@
+//! A browser's transport, sans-IO: STUN, ICE-lite, certificates' fingerprints and what of SDP crosses
+//! the wire (protocol.md §3). Takes datagrams, text and the time, gives answers and events; random
+//! bytes are given. Called by `sfu`.
+
+pub mod credentials;
+pub mod extmap;
+pub mod fingerprint;
+pub mod ice;
+pub mod sdp;
+pub mod stun;
+
+pub use credentials::Credentials;
+pub use extmap::{Extension, ExtensionMap};
+pub use fingerprint::Fingerprint;
+pub use ice::Ice;
+pub use sdp::{Answer, Offer, OfferError};
