@@ -6,10 +6,10 @@ use std::fmt;
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use zeroize::{Zeroize, Zeroizing};
 
-/// Characters of our own `ufrag`: 72 bits, so that it is unique without a look-up and cannot be
+/// Characters of our own `ufrag`: 96 bits, so that it is unique without a look-up and cannot be
 /// guessed, and so many that an answer is never longer than the shortest check it answers
 /// ([`super::ice::ANSWER_BYTES_MAX`]).
-pub const UFRAG_CHARS: usize = 12;
+pub const UFRAG_CHARS: usize = 16;
 
 /// Characters of our own password: 144 bits; RFC 8445 §5.3 wants 128.
 pub const PWD_CHARS: usize = 24;
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn a_password_is_not_printed() {
         let text = format!("{:?}", Credentials::generate([0xA5; RANDOM_BYTES]));
-        assert_eq!(text, "Credentials(paWlpaWlpaWl, …)");
+        assert_eq!(text, "Credentials(paWlpaWlpaWlpaWl, …)");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Which RTP header extension a client means by which number (RFC 8285): browsers negotiate them in
-//! their offers, native UDP clients fix them (protocol.md §2.3). Every session has a map of its own.
+//! Which RTP header extension a client means by which number (RFC 8285): browsers say it in their
+//! offers, native UDP clients fix it (protocol.md §2.3). Every session has a map of its own.
 
 use std::fmt;
 

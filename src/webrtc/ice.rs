@@ -141,8 +141,8 @@ impl Ice {
         self.selected
     }
 
-    /// Whether a check has passed on this path lately. DTLS is taken from such paths alone: who sends
-    /// from there has shown our password, or sits on the way.
+    /// Whether a check has passed on this path lately. DTLS is taken from such paths alone: who
+    /// sends from there has shown our password, or sits on the way.
     pub fn is_valid(&self, path: Path) -> bool {
         self.pairs.iter().any(|pair| pair.path == path)
     }

@@ -1,6 +1,6 @@
-//! A browser's transport, sans-IO: STUN, ICE-lite, certificates' fingerprints and what of SDP crosses
-//! the wire (protocol.md §3). Takes datagrams, text and the time, gives answers and events; random
-//! bytes are given. Called by `sfu`.
+//! A browser's transport, sans-IO: STUN, ICE-lite, certificates' fingerprints and what of SDP
+//! crosses the wire (protocol.md §3). Takes datagrams, text and the time, gives answers and events;
+//! random bytes are given. Called by `sfu`.
 
 pub mod credentials;
 pub mod extmap;

@@ -1,7 +1,7 @@
-//! STUN messages (RFC 8489) as far as ICE's connectivity checks need them (RFC 8445 §7): a view over
-//! a datagram, checked once, and a writer into the caller's buffer. Which request deserves which
-//! answer is `ice`'s decision. Verifying a message's integrity is the only thing here that costs
-//! more than reading it.
+//! STUN messages (RFC 8489) as far as ICE's connectivity checks need them (RFC 8445 §7): a view
+//! over a datagram, checked once, and a writer into the caller's buffer. Which request deserves
+//! which answer is `ice`'s decision. Verifying a message's integrity is the only thing here that
+//! costs more than reading it.
 
 use std::{
     fmt,
@@ -103,9 +103,9 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A view over one message. Its shape was checked, nothing else: what it says is to be believed only
-/// if [`Message::is_authentic`]. Attributes behind MESSAGE-INTEGRITY are not covered by it and were
-/// not read (RFC 8489 §14.5); of several of one type the first counts.
+/// A view over one message. Its shape was checked, nothing else: what it says is to be believed
+/// only if [`Message::is_authentic`]. Attributes behind MESSAGE-INTEGRITY are not covered by it and
+/// were not read (RFC 8489 §14.5); of several of one type the first counts.
 ///
 /// ```text
 ///  0                   1                   2                   3

@@ -294,7 +294,7 @@ proptest! {
     #[test]
     fn any_attribute_is_padded(kind in 0x8000u16..0x8022, value in "[a-z]{0,40}") {
         let key = Key::new("0123456789012345678901");
-        let mut out = [0; 128];
+        let mut out = [0; 192];
         let len = Writer::new(&mut out, Class::Request, BINDING, TRANSACTION)
             .push(kind, value.as_bytes())
             .username(&value, "x")

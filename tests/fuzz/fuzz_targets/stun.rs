@@ -1,6 +1,6 @@
-//! Any datagram as a browser's check: whatever `Message::parse` accepts can be asked everything, and
-//! what an agent answers is no longer than the check and read back as what it is. The first byte
-//! says whether the datagram is signed, so that the fuzzer gets past the signature.
+//! Any datagram as a browser's check: whatever `Message::parse` accepts can be asked everything,
+//! and what an agent answers is no longer than the check and read back as what it is. The first
+//! byte says whether the datagram is signed, so that the fuzzer gets past the signature.
 #![no_main]
 
 use std::time::Instant;
