@@ -151,6 +151,18 @@ pub const CODECS_MAX: usize = 64;
 /// Entries in one Media Sink Wants: every layer and audio stream of a full channel's video senders.
 pub const SINK_WANTS_MAX: usize = 512;
 
+/// Packets of one stream of video kept for those who ask again. As many as the replay window looks
+/// back on, and as a hearer's numbers stay the same after a gap: older ones could not be named.
+pub const RETRANSMISSION_PACKETS_MAX: usize = 1_024;
+
+/// Bytes of them: half a second at 8 Mbit/s, 1.6 s at 2.5 Mbit/s. Who asks later than that has
+/// asked for a keyframe by then.
+pub const RETRANSMISSION_BYTES_MAX: usize = 512 * 1_024;
+
+/// Streams of video on one shard whose packets are kept, 256 MiB in all. A core that forwards more
+/// streams than that to anyone has run out of time long before; the rest are not sent again.
+pub const RETRANSMISSION_STREAMS_MAX: usize = 512;
+
 /// Channels a node keeps at once, sessions it admits in all, grants it stores: bounds on what a
 /// backend's mistake can cost in memory (1 KiB a grant).
 pub const GRANTS_MAX: usize = 1_000_000;
@@ -165,3 +177,5 @@ const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two() && RECEIVE_BUFFERS <= 32
 const _: () = assert!(RECEIVE_BUFFER_BYTES > 128 + DATAGRAM_BYTES_MAX);
 const _: () = assert!(SEND_PIECES_MAX >= SEND_BATCH_MAX + GSO_SEGMENTS_MAX);
 const _: () = assert!(DATAGRAM_BYTES_MAX <= GSO_BYTES_MAX);
+const _: () = assert!(65_536 % RETRANSMISSION_PACKETS_MAX == 0);
+const _: () = assert!(RETRANSMISSION_BYTES_MAX >= PLAIN_BYTES_MAX);

@@ -67,6 +67,10 @@ drop_reasons! {
     Deafened = "deafened",
     /// A hearer's address is not known yet, or its key is not agreed.
     NotConnected = "not_connected",
+    /// A retransmission of a packet that has come, or is too long gone to be of use.
+    UselessRetransmission = "useless_retransmission",
+    /// A hearer has not had a keyframe yet, without which it can make nothing of the packet.
+    AwaitingKeyframe = "awaiting_keyframe",
     /// A hearer does not take this codec.
     CodecNotSupported = "codec_not_supported",
     /// A packet from before a gap the hearer was given no share of.
@@ -97,6 +101,7 @@ impl DropReason {
             self,
             DropReason::Deafened
                 | DropReason::NotConnected
+                | DropReason::AwaitingKeyframe
                 | DropReason::CodecNotSupported
                 | DropReason::LateAfterGap
                 | DropReason::NonceExhausted
@@ -111,7 +116,7 @@ impl DropReason {
 pub const DROP_REASONS: usize = DropReason::ALL.len();
 
 /// What one shard has counted since it started.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counters {
     /// Datagrams received.
     pub packets_in: u64,
@@ -125,6 +130,14 @@ pub struct Counters {
     pub opened: u64,
     /// Copies sealed for a hearer.
     pub forwarded: u64,
+    /// Copies sealed for a hearer that lacked them.
+    pub retransmitted: u64,
+    /// Packets lost on the way here that their sender sent again when asked.
+    pub mended: u64,
+    /// Packets that hearers' transport-wide feedback reported on.
+    pub path_reported: u64,
+    /// Those of them that had not arrived.
+    pub path_lost: u64,
     /// Passes through the kernel's UDP stack to send: a GSO send of many datagrams is one.
     pub stack_traversals: u64,
     /// Discovery and ping requests answered.
@@ -135,6 +148,29 @@ pub struct Counters {
     pub rebound: u64,
     /// Drops by reason, indexed by `DropReason as usize`.
     pub drops: [u64; DROP_REASONS],
+}
+
+/// Derived, but that arrays have a default only up to 32.
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            packets_in: 0,
+            bytes_in: 0,
+            packets_out: 0,
+            bytes_out: 0,
+            opened: 0,
+            forwarded: 0,
+            retransmitted: 0,
+            mended: 0,
+            path_reported: 0,
+            path_lost: 0,
+            stack_traversals: 0,
+            answered: 0,
+            receive_buffers_exhausted: 0,
+            rebound: 0,
+            drops: [0; DROP_REASONS],
+        }
+    }
 }
 
 impl Counters {
@@ -158,6 +194,10 @@ impl AddAssign<&Counters> for Counters {
         self.bytes_out += other.bytes_out;
         self.opened += other.opened;
         self.forwarded += other.forwarded;
+        self.retransmitted += other.retransmitted;
+        self.mended += other.mended;
+        self.path_reported += other.path_reported;
+        self.path_lost += other.path_lost;
         self.stack_traversals += other.stack_traversals;
         self.answered += other.answered;
         self.receive_buffers_exhausted += other.receive_buffers_exhausted;

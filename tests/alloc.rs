@@ -1,5 +1,5 @@
 //! The packet path does not touch Rust's heap: opening and sealing in any mode, and a packet of
-//! voice from its datagram to fifty sealed copies. (aws-lc sets up ChaCha20-Poly1305 keys in memory
+//! voice or video from its datagram to fifty sealed copies, with what mends losses of video. (aws-lc sets up ChaCha20-Poly1305 keys in memory
 //! of its own, which is C's.)
 #![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
 
@@ -13,7 +13,15 @@ use stentor::{
     egress::Path,
 };
 
-use crate::{client::Profile, rig::Rig};
+use stentor::rtp::{
+    feedback::write_nack,
+    rtcp::{Blocks, ReceiverReport},
+};
+
+use crate::{
+    client::{Outgoing, Profile, Rtp, rtp},
+    rig::Rig,
+};
 
 #[allow(dead_code, reason = "shared with tests that use all of it")]
 #[path = "sim/client.rs"]
@@ -121,4 +129,92 @@ fn forwarding_voice_to_fifty_hearers_allocates_nothing() {
         });
         assert_eq!((copies, count), (5_000, 0), "{}", mode.name());
     }
+}
+
+/// A camera's packets with losses, its retransmissions, a viewer's requests, and everything that
+/// the shard does of its own accord in two seconds of that.
+#[test]
+fn forwarding_and_mending_video_allocates_nothing() {
+    let mut rig = Rig::new();
+    let camera = rig.joined(1, 1, Profile::video(103, 104));
+    let viewers: Vec<_> =
+        (2..=51).map(|user| rig.joined(1, user, Profile::video(103, 104))).collect();
+    rig.say(camera, |client| client.camera(true));
+    let (from, viewer) = (rig.clients[camera].address, viewers[0]);
+    let asking = rig.clients[viewer].address;
+    let video = rig.clients[camera].streams[1].ssrc;
+    let rounds: Vec<Vec<_>> = (0..150u16)
+        .map(|round| {
+            let client = &mut rig.clients[camera];
+            let mut sent = Vec::new();
+            for packet in 0..4 {
+                let Outgoing { ssrc, seq, timestamp } = client.streams[1];
+                client.streams[1].seq = seq.wrapping_add(1);
+                let [high, low] = seq.to_be_bytes();
+                let (payload, elements) = ([0x65; 900], [0x51, high, low, 0]);
+                let extension = Some((0xBEDE, &elements[..]));
+                let packet_ = rtp(ssrc);
+                let plain = Rtp {
+                    payload_type: 103,
+                    seq,
+                    timestamp,
+                    extension,
+                    payload: &payload,
+                    ..packet_
+                };
+                match packet {
+                    // It is lost, and comes as a retransmission.
+                    2 => {
+                        let again = [&seq.to_be_bytes()[..], &payload].concat();
+                        let ssrc = client.streams[2].ssrc;
+                        let again = Rtp {
+                            payload_type: 104,
+                            seq: round,
+                            payload: &again,
+                            timestamp,
+                            ..rtp(ssrc)
+                        };
+                        sent.push((from, client.seal(&again.plain())));
+                        sent.rotate_right(1);
+                    }
+                    _ => sent.push((from, client.seal(&plain.plain()))),
+                }
+            }
+            let client = &mut rig.clients[viewer];
+            let ssrc = client.ssrc();
+            let mut out = [0; 64];
+            let head = ReceiverReport { ssrc, blocks: Blocks::default() }.write(&mut out).unwrap();
+            let lost = [round.wrapping_mul(4)];
+            let len = head + write_nack(&mut out[head..], ssrc, video, lost).unwrap();
+            sent.push((asking, client.seal(&out[..len])));
+            sent
+        })
+        .collect();
+    let Rig { shard, egress, now, .. } = &mut rig;
+    let (mut copies, mut warm) = (0, 0);
+    let mut play = |rounds: Vec<Vec<(std::net::SocketAddr, Vec<u8>)>>| {
+        allocations(|| {
+            for mut round in rounds {
+                // The retransmission came to the front; it comes last but one.
+                round[..4].rotate_left(1);
+                for (from, bytes) in &mut round {
+                    shard.handle_datagram(*now, Path::to(*from), bytes, egress);
+                    copies += egress.len();
+                    drop(egress.flight());
+                }
+                *now += std::time::Duration::from_millis(20);
+                shard.handle_timeout(*now, egress);
+                drop(egress.flight());
+                // What the test itself frees is not counted, and it allocates nothing.
+            }
+        })
+    };
+    let mut rounds = rounds.into_iter();
+    warm += play(rounds.by_ref().take(50).collect());
+    let count = play(rounds.collect());
+    assert!(warm > 0, "what is kept for a stream is allocated when it begins");
+    assert_eq!(count, 0);
+    let counters = shard.counters();
+    assert_eq!(counters.retransmitted, 150);
+    assert!(copies > 150 * 4 * 50, "{copies}");
 }

@@ -209,7 +209,7 @@ impl Core {
     pub fn tick(&self) {
         self.drain_backlog();
         if self.next_timeout().is_some_and(|at| at <= Instant::now()) {
-            self.enter(|shard, now, _| shard.handle_timeout(now));
+            self.enter(|shard, now, egress| shard.handle_timeout(now, egress));
         }
     }
 

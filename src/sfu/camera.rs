@@ -60,6 +60,9 @@ impl Shard {
                 session.showing = wanted;
                 showing = if wanted { showing + 1 } else { showing - 1 };
                 let serial = session.admission.serial;
+                if !wanted {
+                    self.end_repairs(index);
+                }
                 self.show_video(index);
                 self.event(Event::Video { serial, active: wanted });
                 self.wants_lowered(now, channel);

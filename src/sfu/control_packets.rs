@@ -8,27 +8,28 @@ use crate::{
     id::Ssrc,
     metrics::DropReason,
     rtp::{
-        feedback::{Nack, write_nack, write_pli},
+        feedback::write_pli,
         rtcp::{
             BLOCK_BYTES, BLOCKS_MAX, Blocks, ReceiverReport, Report, ReportBlock, SenderReport,
-            reports, write_cname,
+            reports,
         },
     },
-    sfu::{Shard, reception::to_65536ths, session::SessionIndex, transport::Transport},
+    sfu::{
+        Shard,
+        reception::to_65536ths,
+        session::{Role, SessionIndex},
+    },
 };
 
 /// Reports read of one compound datagram; a full datagram of the shortest has hundreds.
 const REPORTS_MAX: usize = 32;
 
-/// Keyframe requests for one stream are passed on no closer than this (protocol.md §4.4).
-const KEYFRAME_INTERVAL: Duration = Duration::from_millis(500);
-
 /// Sender reports of one stream are passed on no closer than this: each goes to every hearer that
 /// takes RTCP, and clients send one about every five seconds (protocol.md §2.5).
 const SENDER_REPORT_INTERVAL: Duration = Duration::from_millis(400);
 
-/// Room for the longest compound we write: a report with all blocks and a name.
-const COMPOUND_BYTES_MAX: usize = 28 + BLOCKS_MAX * BLOCK_BYTES + 64;
+/// Room for a report with all blocks.
+const COMPOUND_BYTES_MAX: usize = 8 + BLOCKS_MAX * BLOCK_BYTES;
 
 impl Shard {
     pub(super) fn handle_rtcp(
@@ -90,12 +91,9 @@ impl Shard {
                     self.ask_keyframe(now, index, media, egress);
                 }
             }
-            Report::Nack(nack) => self.ask_again(index, nack, egress),
-            Report::Sdes(_)
-            | Report::Bye(_)
-            | Report::TransportCc(_)
-            | Report::Remb(_)
-            | Report::Other { .. } => {}
+            Report::Nack(nack) => self.answer_nack(now, index, nack, egress),
+            Report::TransportCc(report) => self.note_path(index, report),
+            Report::Sdes(_) | Report::Bye(_) | Report::Remb(_) | Report::Other { .. } => {}
         }
     }
 
@@ -142,7 +140,6 @@ impl Shard {
             octets: report.octets,
             blocks: Blocks::default(),
         };
-        let user = session.admission.user.to_string();
         let mut blocks = [[0; BLOCK_BYTES]; BLOCKS_MAX];
         let mut count = 0;
         for stream in session.streams.iter_mut().take(BLOCKS_MAX) {
@@ -156,16 +153,9 @@ impl Shard {
         if let Some(len) = answer.write(&mut compound) {
             self.send_rtcp(index, &compound[..len], egress);
         }
-        let Some(head) = mapped.write(&mut compound) else { return };
-        let named = write_cname(&mut compound[head..], mapped.ssrc, &user);
-        let len = head + named.unwrap_or(0);
-        let channel = self.sessions[index.index()].channel;
-        for position in 0..self.channels[channel].members.len() {
-            let hearer = self.channels[channel].members[position];
-            let deaf = |transport: &Transport| transport.deaf;
-            if hearer != index && !self.transports[hearer.index()].as_ref().is_some_and(deaf) {
-                self.send_rtcp(hearer, &compound[..len], egress);
-            }
+        // Retransmissions are not passed on, so neither is what they report.
+        if Role::of(stream_index) != Role::Retransmission {
+            self.report_to_hearers(index, &mapped, egress);
         }
     }
 
@@ -177,62 +167,16 @@ impl Shard {
         media: Ssrc,
         egress: &mut Egress,
     ) {
-        let Some((sender, stream_index)) = self.fellow_stream(hearer, media) else { return };
+        let Some((sender, stream_index)) = self.fellow_video(hearer, media) else { return };
         let stream = &mut self.sessions[sender.index()].streams[stream_index];
-        let recently = stream
-            .keyframe_asked
-            .is_some_and(|asked| now.saturating_duration_since(asked) < KEYFRAME_INTERVAL);
-        if recently {
-            return;
-        }
-        stream.keyframe_asked = Some(now);
-        self.send_feedback(sender, egress, |out, own| write_pli(out, own, media));
-    }
-
-    /// A hearer lacks packets: the sender is asked for them by its own numbers.
-    fn ask_again(&mut self, hearer: SessionIndex, nack: Nack<'_>, egress: &mut Egress) {
-        let Some((sender, stream_index)) = self.fellow_stream(hearer, nack.media) else { return };
-        let position = self.sessions[hearer.index()].position;
-        let stream = &self.sessions[sender.index()].streams[stream_index];
-        let Some(cursor) = stream.cursors.get(position).copied() else { return };
-        let mut originals = [0; RETRANSMISSIONS_MAX];
-        let mut count = 0;
-        for (original, seq) in originals.iter_mut().zip(nack.lost()) {
-            *original = stream.source.original(cursor.unpass(seq));
-            count += 1;
-        }
-        self.send_feedback(sender, egress, |out, own| {
-            write_nack(out, own, nack.media, originals[..count].iter().copied())
-        });
-    }
-
-    /// The video stream `media`, if it is of somebody else in the hearer's channel.
-    fn fellow_stream(&self, hearer: SessionIndex, media: Ssrc) -> Option<(SessionIndex, usize)> {
-        let sender = *self.by_ssrc.get(&media)?;
-        let session = &self.sessions[sender.index()];
-        let fellow = session.channel == self.sessions[hearer.index()].channel && sender != hearer;
-        let stream = session.stream(media)?;
-        (fellow && stream > 0).then_some((sender, stream))
-    }
-
-    /// Sends feedback behind the empty report that every compound begins with.
-    fn send_feedback(
-        &mut self,
-        to: SessionIndex,
-        egress: &mut Egress,
-        write: impl FnOnce(&mut [u8], Ssrc) -> Option<usize>,
-    ) {
-        let mut compound = [0; COMPOUND_BYTES_MAX];
-        let head = ReceiverReport { ssrc: self.own_ssrc, blocks: Blocks::default() };
-        let Some(head) = head.write(&mut compound) else { return };
-        if let Some(len) = write(&mut compound[head..], self.own_ssrc) {
-            self.send_rtcp(to, &compound[..head + len], egress);
+        if stream.keyframes.pass_on(now) {
+            self.send_feedback(sender, egress, |out, own| write_pli(out, own, media));
         }
     }
 
     /// Sends a report to whom it is of use. One that cannot be sent now is followed by another, so
     /// it counts as no drop.
-    fn send_rtcp(&mut self, to: SessionIndex, compound: &[u8], egress: &mut Egress) {
+    pub(super) fn send_rtcp(&mut self, to: SessionIndex, compound: &[u8], egress: &mut Egress) {
         let Some(transport) = &mut self.transports[to.index()] else { return };
         if transport.takes_rtcp {
             let _ = transport.seal(compound, egress, |_| {});
@@ -240,13 +184,10 @@ impl Shard {
     }
 
     /// The shard's clock as an NTP time stamp; only differences mean anything.
-    fn ntp(&self, now: Instant) -> u64 {
+    pub(super) fn ntp(&self, now: Instant) -> u64 {
         let elapsed = now.saturating_duration_since(self.epoch);
         // One second ahead, so that no report of ours has the time stamp 0, which means none.
         let fraction = u64::from(to_65536ths(Duration::from_nanos(elapsed.subsec_nanos().into())));
         (elapsed.as_secs() + 1) << 32 | fraction << 16
     }
 }
-
-/// Packets asked for again on one NACK; half a second of video at 2.5 Mbit/s.
-const RETRANSMISSIONS_MAX: usize = 128;

@@ -73,11 +73,13 @@ impl Shard {
             ClientMessage::SessionUpdate { codecs } => {
                 self.list_codecs(index, codecs);
                 self.wants_changed(now, index);
+                self.want_keyframes(now, index);
                 Ok(())
             }
             ClientMessage::SinkWants(wants) => {
                 self.sessions[index.index()].wants = wants;
                 self.wants_changed(now, index);
+                self.want_keyframes(now, index);
                 Ok(())
             }
             // No DAVE group exists yet for these to be about.
@@ -128,7 +130,7 @@ impl Shard {
         self.transports[index.index()] = Some(transport);
         for stream in &mut session.streams {
             stream.source.rekeyed();
-            stream.reception.restart();
+            stream.restart();
         }
         session.description = None;
         self.list_codecs(index, select.codecs);
@@ -141,6 +143,8 @@ impl Shard {
         self.tell_description(index);
         self.note_connected(index);
         self.wants_changed(now, index);
+        self.restart_viewer(now, index);
+        self.hasten_reports(now, index);
         Ok(())
     }
 
@@ -221,6 +225,7 @@ impl Shard {
         let Some(&index) = self.by_serial.get(&serial) else { return };
         let session = &mut self.sessions[index.index()];
         let spoke = session.may_speak();
+        let was_deaf = session.admission.policy.state.deaf;
         let shown = session.shown_speaking();
         let flags = session.admission.policy.flags;
         let camera = (session.may_show(), session.admission.policy.room.video_limit);
@@ -232,6 +237,9 @@ impl Shard {
         let flags_changed = flags != session.admission.policy.flags;
         if let Some(transport) = &mut self.transports[index.index()] {
             transport.deaf = session.admission.policy.state.deaf;
+        }
+        if !self.sessions[index.index()].admission.policy.state.deaf && was_deaf {
+            self.want_keyframes(now, index);
         }
         if silenced {
             self.end_speech(now, index, egress);

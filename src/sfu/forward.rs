@@ -4,7 +4,7 @@
 use crate::{
     egress::Egress,
     metrics::{Counters, DropReason},
-    rtp::packet,
+    rtp::{extension, packet},
     sfu::{codec::Media, cursor::Cursor, session::SessionIndex, transport::Transport},
 };
 
@@ -17,6 +17,14 @@ pub struct Fanout<'a> {
     pub seq: u16,
     /// What it carries.
     pub media: Media,
+    /// Whether hearers who wait for a keyframe go on with this packet.
+    pub begins: bool,
+}
+
+impl Fanout<'_> {
+    fn is_video(&self) -> bool {
+        matches!(self.media, Media::Video { .. })
+    }
 }
 
 /// Seals `fanout` for everyone in `members` but the sender. `cursors` run beside `members`,
@@ -35,11 +43,16 @@ pub fn forward(
         if hearer == sender {
             continue;
         }
-        let Some(transport) = &mut transports[hearer.index()] else {
-            counters.dropped(DropReason::NotConnected);
-            continue;
+        let forwarded = match &mut transports[hearer.index()] {
+            Some(transport) => forward_one(fanout, cursor, transport, egress),
+            None => Err(DropReason::NotConnected),
         };
-        if let Err(reason) = forward_one(fanout, cursor, transport, egress) {
+        if let Err(reason) = forwarded {
+            // Video is of no use without what was missed, up to the next keyframe.
+            if fanout.is_video() && is_a_gap(reason) {
+                cursor.withhold(fanout.seq);
+                cursor.wait();
+            }
             counters.dropped(reason);
         }
     }
@@ -48,8 +61,9 @@ pub fn forward(
     forwarded
 }
 
+/// Seals `fanout` for one hearer.
 #[inline]
-fn forward_one(
+pub(super) fn forward_one(
     fanout: &Fanout<'_>,
     cursor: &mut Cursor,
     transport: &mut Transport,
@@ -63,9 +77,31 @@ fn forward_one(
         false => fanout.media.payload_type_for(transport.video.as_ref()),
     };
     let payload_type = due.inspect_err(|_| cursor.withhold(fanout.seq))?;
-    let seq = cursor.pass(fanout.seq).ok_or(DropReason::LateAfterGap)?;
-    transport.seal(fanout.packet, egress, |bytes| {
-        packet::set_payload_type(bytes, payload_type);
-        packet::set_seq(bytes, seq);
-    })
+    if fanout.begins {
+        cursor.begin(fanout.seq);
+    }
+    let seq = cursor.pass(fanout.seq).ok_or_else(|| match cursor.is_waiting() {
+        true => DropReason::AwaitingKeyframe,
+        false => DropReason::LateAfterGap,
+    })?;
+    match fanout.media {
+        Media::Audio => transport.seal(fanout.packet, egress, |bytes| {
+            packet::set_payload_type(bytes, payload_type);
+            packet::set_seq(bytes, seq);
+        }),
+        Media::Video { .. } => transport.seal_numbered(fanout.packet, egress, |bytes, number| {
+            packet::set_payload_type(bytes, payload_type);
+            packet::set_seq(bytes, seq);
+            extension::set_transport_seq(bytes, number);
+        }),
+    }
+}
+
+/// Whether a hearer that was not given a packet for this reason lacks what follows it too. One that
+/// was lost on the way out it can ask for.
+fn is_a_gap(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::NotConnected | DropReason::Deafened | DropReason::CodecNotSupported
+    )
 }

@@ -14,7 +14,7 @@ use crate::{
         discovery::{DISCOVERY_BYTES, parse_request, ping_reply, write_response},
         extension::{
             AUDIO_EXTENSION_WORDS, ElementWriter, abs_send_time, audio_extension, elements, id,
-            speaker_byte,
+            push_hop_elements, speaker_byte,
         },
     },
     sfu::{
@@ -22,7 +22,8 @@ use crate::{
         codec::{Media, OPUS_PAYLOAD_TYPE},
         cursor::Cursor,
         forward::{Fanout, forward},
-        session::{SessionIndex, Stream},
+        repair::CATCH_UP_MAX,
+        session::{Role, Session, SessionIndex, Stream},
         source::Place,
         transport::Sighting,
     },
@@ -92,7 +93,8 @@ impl Shard {
         let (index, stranger) = self.find_owner(now, path.remote, ssrc)?;
         let session = &mut self.sessions[index.index()];
         let stream_index = session.stream(ssrc).ok_or(DropReason::ForeignSsrc)?;
-        let Stream { source, reception, .. } = &mut session.streams[stream_index];
+        let stream = &mut session.streams[stream_index];
+        let source = &mut stream.source;
         let transport = self.transports[index.index()].as_mut().ok_or(DropReason::NoKey)?;
         let accepted = match source.check(seq) {
             Err(DropReason::Replayed) => return Err(DropReason::Replayed),
@@ -110,7 +112,7 @@ impl Shard {
             Ok(accept) => {
                 restarted = source.commit(accept);
                 if restarted {
-                    reception.restart();
+                    stream.restart();
                 }
             }
             // Authentic, but far off: if the next one is beside it, the source has restarted. It
@@ -140,19 +142,17 @@ impl Shard {
         plain: &[u8],
         egress: &mut Egress,
     ) -> Result<(), DropReason> {
+        let packet = Packet::new(plain);
+        let role = Role::of(stream_index);
+        if let Some(packet) = packet.filter(|_| role != Role::Voice) {
+            self.note_arrival(now, index, &packet);
+        }
         let session = &mut self.sessions[index.index()];
-        let Some(packet) = Packet::new(plain) else {
+        let Some(packet) = packet else {
             session.streams[stream_index].source.withhold(seq);
             return Err(DropReason::Malformed);
         };
-        let media = if stream_index == 0 {
-            audible(session.may_speak(), packet.payload_type(), session.opus_payload_type)
-        } else if session.shows_video() {
-            Media::video(session.codecs(), packet.payload_type())
-                .ok_or(DropReason::UnknownPayloadType)
-        } else {
-            Err(DropReason::VideoNotAllowed)
-        };
+        let media = media(session, stream_index, packet.payload_type());
         let payload = packet.payload().ok_or(DropReason::Malformed);
         let payload = payload.and_then(|bytes| match bytes {
             [] => Err(DropReason::EmptyPayload),
@@ -166,10 +166,24 @@ impl Shard {
             Ok(heard) => heard,
             Err(reason) => {
                 stream.source.withhold(seq);
+                stream.cut |= reason == DropReason::VideoNotAllowed;
                 return Err(reason);
             }
         };
+        let (stream_index, seq, payload) = match role {
+            Role::Voice | Role::Video => (stream_index, seq, payload),
+            Role::Retransmission => {
+                let primary = &mut session.streams[stream_index - 1];
+                let (seq, payload) = unwrap_retransmission(primary, payload)?;
+                (stream_index - 1, seq, payload)
+            }
+        };
+        let stream = &mut session.streams[stream_index];
         let place = stream.source.place(now, seq, timestamp).ok_or(DropReason::LateAfterCut)?;
+        stream.media = Some(media);
+        if role != Role::Voice {
+            self.note_came(now, index, stream_index, seq);
+        }
         let sent = abs_send_time(now.saturating_duration_since(self.epoch));
         let mut room = [0; VIDEO_EXTENSION_BYTES_MAX];
         let words = match media {
@@ -182,7 +196,21 @@ impl Shard {
         };
         let extension = &room[..usize::from(words) * 4];
         let marker = packet.marker();
-        self.fan_out(index, stream_index, media, marker, place, extension, payload, egress)?;
+        let given = self.fan_out(
+            now,
+            index,
+            stream_index,
+            media,
+            marker,
+            place,
+            extension,
+            payload,
+            egress,
+        );
+        if role != Role::Voice {
+            self.give_feedback(now, index, egress);
+        }
+        given?;
         self.counters.opened += 1;
         Ok(())
     }
@@ -196,7 +224,7 @@ impl Shard {
             let Some(place) = source.insert(now, FRAME_TICKS) else { return };
             // Nobody sent this packet, so if nobody can hear it none was dropped.
             let (media, payload) = (Media::Audio, &SILENCE);
-            let _ = self.fan_out(index, 0, media, false, place, &extension, payload, egress);
+            let _ = self.fan_out(now, index, 0, media, false, place, &extension, payload, egress);
         }
     }
 
@@ -204,6 +232,7 @@ impl Shard {
     #[expect(clippy::too_many_arguments, reason = "the parts of one packet, each used once")]
     fn fan_out(
         &mut self,
+        now: Instant,
         index: SessionIndex,
         stream_index: usize,
         media: Media,
@@ -215,10 +244,12 @@ impl Shard {
     ) -> Result<(), DropReason> {
         let session = &mut self.sessions[index.index()];
         let members = &self.channels[session.channel].members;
+        let stream = &mut session.streams[stream_index];
+        // Whoever is there when a stream begins hears it from its beginning.
+        stream.cursors.resize(members.len(), Cursor::default());
         if members.len() < 2 {
             return Err(DropReason::NoHearer);
         }
-        let stream = &mut session.streams[stream_index];
         let header = Header {
             marker,
             payload_type: OPUS_PAYLOAD_TYPE,
@@ -233,9 +264,25 @@ impl Shard {
         let out = self.scratch.get_mut(..len).ok_or(DropReason::Oversize)?;
         out[head..body].copy_from_slice(extension);
         out[body..].copy_from_slice(payload);
-        stream.cursors.resize(members.len(), Cursor::default());
+        stream.sent.count(payload.len());
+        let keyframe = media.begins_keyframe(payload);
+        if keyframe == Some(true) {
+            stream.keyframes.seen();
+        }
+        let behind = stream.source.newest().map_or(0, |newest| newest.wrapping_sub(place.seq));
+        // Where keyframes cannot be told, hearers begin anywhere.
+        let begins = media != Media::Audio
+            && (keyframe != Some(false) || stream.keyframes.is_illegible())
+            && behind <= CATCH_UP_MAX;
+        if std::mem::take(&mut stream.cut) {
+            stream.cursors.iter_mut().for_each(Cursor::wait);
+        }
+        if let Some(cache) = stream.repair.as_mut().and_then(|repair| repair.cache.as_mut()) {
+            cache.store(place.seq, media, out);
+        }
+        let waited = self.counters.drops_for(DropReason::AwaitingKeyframe);
         forward(
-            &Fanout { packet: out, seq: place.seq, media },
+            &Fanout { packet: out, seq: place.seq, media, begins },
             index,
             members,
             &mut stream.cursors,
@@ -243,6 +290,16 @@ impl Shard {
             egress,
             &mut self.counters,
         );
+        if self.counters.drops_for(DropReason::AwaitingKeyframe) > waited {
+            stream.keyframes.pass_by();
+            if let Some(due) = stream.keyframes.due(now) {
+                self.expect_feedback(index, due);
+            }
+        }
+        if begins && behind > 0 {
+            self.catch_up(index, stream_index, place.seq, egress);
+        }
+        self.expect_reports(now, index);
         Ok(())
     }
 
@@ -348,6 +405,42 @@ impl Shard {
     }
 }
 
+/// What a packet of this stream and payload type carries, if others may have it.
+fn media(session: &Session, stream_index: usize, payload_type: u8) -> Result<Media, DropReason> {
+    let media = match Role::of(stream_index) {
+        Role::Voice => {
+            return audible(session.may_speak(), payload_type, session.opus_payload_type);
+        }
+        _ if !session.shows_video() => return Err(DropReason::VideoNotAllowed),
+        Role::Video => Media::video(session.codecs(), payload_type),
+        Role::Retransmission => {
+            let newest = session.streams[stream_index - 1].media;
+            Media::retransmitted(session.codecs(), payload_type, newest)
+        }
+    };
+    media.ok_or(DropReason::UnknownPayloadType)
+}
+
+/// The number and the payload of what a retransmission repeats (RFC 4588 §4), taken into its stream
+/// as if it had just come; if it is of any use there.
+fn unwrap_retransmission<'a>(
+    primary: &mut Stream,
+    payload: &'a [u8],
+) -> Result<(u16, &'a [u8]), DropReason> {
+    let (seq, payload) = match payload.split_first_chunk() {
+        Some((seq, payload)) if !payload.is_empty() => (u16::from_be_bytes(*seq), payload),
+        // A probe of what the path carries.
+        _ => return Err(DropReason::EmptyPayload),
+    };
+    let source = &mut primary.source;
+    if !source.lacks(seq) {
+        return Err(DropReason::UselessRetransmission);
+    }
+    let accept = source.check(seq).map_err(|_| DropReason::UselessRetransmission)?;
+    source.commit(accept);
+    Ok((seq, payload))
+}
+
 fn audible(may_speak: bool, payload_type: u8, opus: u8) -> Result<Media, DropReason> {
     if !may_speak {
         return Err(DropReason::Muted);
@@ -369,17 +462,18 @@ fn level(packet: &Packet<'_>, payload: &[u8]) -> u8 {
     given.unwrap_or(if payload == SILENCE { LEVEL_SILENT } else { LEVEL_VOICE })
 }
 
-/// Writes what remains of a video packet's extensions into `out`, and returns how many words.
+/// Writes the hop's own elements of a video packet, and those of its sender that stay true, into
+/// `out`; returns how many words.
 fn video_extension(packet: &Packet<'_>, sent: [u8; 3], out: &mut [u8]) -> u16 {
-    let Some((profile, block)) = packet.extension() else { return 0 };
     let mut writer = ElementWriter::new(out);
+    // There is room for these.
+    let _ = push_hop_elements(&mut writer, sent);
+    let (profile, block) = packet.extension().unwrap_or_default();
     for (element, bytes) in elements(profile, block) {
-        // What does not fit is optional to every receiver, so it is left out.
-        let _ = match element {
-            id::ABS_SEND_TIME => writer.push(element, &sent),
-            kept if VIDEO_EXTENSIONS_KEPT.contains(&kept) => writer.push(element, bytes),
-            _ => None,
-        };
+        if VIDEO_EXTENSIONS_KEPT.contains(&element) {
+            // What does not fit is optional to every receiver, so it is left out.
+            let _ = writer.push(element, bytes);
+        }
     }
     writer.finish()
 }

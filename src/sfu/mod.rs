@@ -3,6 +3,7 @@
 //! simulation.
 
 mod admission;
+mod arrivals;
 mod budget;
 mod camera;
 mod channel;
@@ -13,9 +14,15 @@ mod conversation;
 mod cursor;
 mod entrance;
 mod event;
+mod feedback;
 mod forward;
 mod ingress;
+mod keyframes;
+mod missing;
 mod reception;
+mod repair;
+mod reports;
+mod retransmit;
 mod session;
 mod shard;
 mod source;

@@ -13,10 +13,15 @@ use crate::{
     limits::CHANNEL_SESSIONS_MAX,
     sfu::{
         Admission, DisconnectReason, Kind, Policy, SessionReport,
+        arrivals::Arrivals,
         budget::Budget,
-        codec::{AUDIO_CLOCK_HZ, OPUS_PAYLOAD_TYPE, PayloadTypes, VIDEO_CLOCK_HZ},
+        codec::{AUDIO_CLOCK_HZ, Media, OPUS_PAYLOAD_TYPE, PayloadTypes, VIDEO_CLOCK_HZ},
         cursor::Cursor,
+        keyframes::Keyframes,
         reception::Reception,
+        repair::Repair,
+        reports::{Reporting, Sent},
+        retransmit::Answers,
         source::Source,
         transport::Transport,
     },
@@ -48,11 +53,51 @@ pub struct Stream {
     pub reception: Reception,
     /// When a sender report was last passed on.
     pub reported: Option<Instant>,
-    /// When a keyframe was last asked for.
-    pub keyframe_asked: Option<Instant>,
+    /// What was given on of it.
+    pub sent: Sent,
+    /// What it carried last.
+    pub media: Option<Media>,
+    /// Of video: whether hearers can begin.
+    pub keyframes: Keyframes,
+    /// Of video: packets were withheld from everyone, so that nobody can make anything of what
+    /// follows up to a keyframe.
+    pub cut: bool,
+    /// Of video that is shown: what mends its losses.
+    pub repair: Option<Box<Repair>>,
+}
+
+/// What a session's stream is for, by its place among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Its voice.
+    Voice,
+    /// A layer of its video.
+    Video,
+    /// Retransmissions of the layer before it.
+    Retransmission,
+}
+
+impl Role {
+    /// The role of the stream at `place`.
+    #[inline]
+    pub fn of(place: usize) -> Self {
+        match place {
+            0 => Role::Voice,
+            _ if place % 2 == 1 => Role::Video,
+            _ => Role::Retransmission,
+        }
+    }
 }
 
 impl Stream {
+    /// Its sender starts again: old numbers mean nothing for the new ones.
+    pub fn restart(&mut self) {
+        self.reception.restart();
+        if let Some(repair) = &mut self.repair {
+            repair.missing.restart();
+        }
+    }
+
     fn new(ssrc: Ssrc, clock_hz: u32) -> Self {
         Self {
             ssrc,
@@ -60,7 +105,11 @@ impl Stream {
             cursors: Vec::new(),
             reception: Reception::new(clock_hz),
             reported: None,
-            keyframe_asked: None,
+            sent: Sent::default(),
+            media: None,
+            keyframes: Keyframes::default(),
+            cut: false,
+            repair: None,
         }
     }
 }
@@ -156,6 +205,28 @@ pub struct Session {
     pub sent_rtcp: bool,
     /// Round trip by its last receiver report.
     pub rtt: Option<Duration>,
+    /// When its transport-wide numbers arrived, from the first one on.
+    pub arrivals: Option<Box<Arrivals>>,
+    /// When a report on those is due.
+    pub arrivals_due: Option<Instant>,
+    /// When the shard next wakes to give it feedback.
+    pub feedback_at: Option<Instant>,
+    /// What is owed to hearers on its streams.
+    pub reporting: Reporting,
+    /// What it was sent again, from its first request on.
+    pub answers: Option<Box<Answers>>,
+    /// What it says of the path to it.
+    pub path: PathReport,
+}
+
+/// What a hearer's transport-wide feedback has told: the ground for an estimate of what its path
+/// carries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PathReport {
+    /// Packets that have arrived.
+    pub arrived: u64,
+    /// Packets that had not when it reported.
+    pub lost: u64,
 }
 
 impl Session {
@@ -217,6 +288,12 @@ impl Session {
             reports: Budget::new(REPORTS.0, REPORTS.1),
             sent_rtcp: false,
             rtt: None,
+            arrivals: None,
+            arrivals_due: None,
+            feedback_at: None,
+            reporting: Reporting::default(),
+            answers: None,
+            path: PathReport::default(),
         }
     }
 
@@ -251,6 +328,11 @@ impl Session {
         if !self.version.numbered() && self.left.len() < CHANNEL_SESSIONS_MAX {
             self.left.push(user);
         }
+    }
+
+    /// How long it takes to hear from it again; a guess until it has reported.
+    pub fn round_trip(&self) -> Duration {
+        self.rtt.map_or(ROUND_TRIP_GUESS, |rtt| rtt.clamp(ROUND_TRIP_MIN, ROUND_TRIP_MAX))
     }
 
     /// Whether others may hear it.
@@ -366,6 +448,13 @@ const DISCOVERIES: (u32, u32) = (10, 2);
 /// RTCP datagrams of one session, at once and per second: reports come about once a second for each
 /// stream, feedback on video up to once a frame.
 const REPORTS: (u32, u32) = (100, 60);
+
+/// A round trip before there is any report on it, and the bounds within which one is believed: a
+/// client on the same host must not be asked again and again within one turn, and one that tells
+/// nonsense not be given up.
+const ROUND_TRIP_GUESS: Duration = Duration::from_millis(100);
+const ROUND_TRIP_MIN: Duration = Duration::from_millis(20);
+const ROUND_TRIP_MAX: Duration = Duration::from_millis(500);
 
 /// The priority bit of speaking flags.
 const PRIORITY: u32 = 4;

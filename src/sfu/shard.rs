@@ -125,6 +125,8 @@ pub struct Shard {
     pub(super) own_ssrc: Ssrc,
     pub(super) stranger_opens: Budget,
     pub(super) stranger_requests: Budget,
+    /// Streams whose packets are kept for retransmission.
+    pub(super) caches: usize,
     /// Where a packet is put together before it is sealed for each hearer.
     pub(super) scratch: Box<[u8; PLAIN_BYTES_MAX]>,
     pub(super) draining: bool,
@@ -163,6 +165,7 @@ impl Shard {
             own_ssrc,
             stranger_opens: Budget::new(STRANGER_OPENS.0, STRANGER_OPENS.1),
             stranger_requests: Budget::new(STRANGER_REQUESTS.0, STRANGER_REQUESTS.1),
+            caches: 0,
             scratch: Box::new([0; PLAIN_BYTES_MAX]),
             draining: false,
         }
@@ -243,13 +246,15 @@ impl Shard {
         }
     }
 
-    /// Time has passed.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    /// Time has passed. What is to be sent because of it is in `egress` when this returns.
+    pub fn handle_timeout(&mut self, now: Instant, egress: &mut Egress) {
         while let Some(timer) = self.timers.take_due(now) {
             match timer {
                 Timer::Connection(id) => self.check_connection(now, id),
                 Timer::Away(serial) => self.check_away(now, serial),
                 Timer::SinkWants(channel) => self.tell_lowered_wants(channel),
+                Timer::Feedback(serial) => self.check_feedback(now, serial, egress),
+                Timer::Reports(serial) => self.check_reports(now, serial, egress),
             }
         }
     }

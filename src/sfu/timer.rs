@@ -15,6 +15,10 @@ pub enum Timer {
     Away(Serial),
     /// Lowered sink wants of a channel are due to be told.
     SinkWants(ChannelId),
+    /// A session is owed feedback on what it sends.
+    Feedback(Serial),
+    /// Hearers are owed sender reports on a session's streams.
+    Reports(Serial),
 }
 
 /// Pending deadlines, the earliest first.

@@ -27,6 +27,8 @@ pub struct Transport {
     pub video: Option<PayloadTypes>,
     /// Whether RTCP is of use to it (protocol.md §2.5).
     pub takes_rtcp: bool,
+    /// The next number among all packets with a transport-wide number that it is sent.
+    transport_seq: u16,
     mode: Mode,
 }
 
@@ -62,6 +64,7 @@ impl Transport {
             deaf: false,
             video: None,
             takes_rtcp: false,
+            transport_seq: 0,
             mode,
         }
     }
@@ -69,6 +72,12 @@ impl Transport {
     /// The encryption mode.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Whether a packet may be sent again under its own number. Where the header is the nonce it
+    /// would be sealed twice under one, and what the two differ in be laid open.
+    pub fn may_repeat(&self) -> bool {
+        self.mode != Mode::XSalsa20Poly1305
     }
 
     /// Where media for this session goes.
@@ -120,6 +129,21 @@ impl Transport {
             Some(old) if old == path => Sighting::Confirmed,
             old => Sighting::Moved(old.map(|old| old.remote)),
         }
+    }
+
+    /// As [`Self::seal`], for a packet with a transport-wide number, which `adjust` is given too.
+    #[inline]
+    pub fn seal_numbered(
+        &mut self,
+        plain: &[u8],
+        egress: &mut Egress,
+        adjust: impl FnOnce(&mut [u8], u16),
+    ) -> Result<(), DropReason> {
+        let number = self.transport_seq;
+        self.seal(plain, egress, |bytes| adjust(bytes, number))?;
+        // What was not sent has no number: it would read as lost on the way.
+        self.transport_seq = number.wrapping_add(1);
+        Ok(())
     }
 
     /// Seals a plain packet into the egress; `adjust` sees the header bytes before they are sealed.

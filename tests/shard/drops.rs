@@ -15,6 +15,7 @@ use stentor::{
 use crate::{
     client::{Client, Grant, Profile, Rtp, codec, discovery, rtp},
     rig::{Rig, STRANGER},
+    rtcp::KEYFRAME,
 };
 
 /// Two who speak and take video, and everything that can be done to them.
@@ -165,6 +166,17 @@ const CASES: &[Case] = &[
         s.rig.say(c, Client::select_protocol);
         s.a_sends(|a| a.voice(b"x"))
     }),
+    (D::UselessRetransmission, |s| {
+        s.rig.say(s.a, |client| client.camera(true));
+        s.a_sends(|a| a.next_packet(1, 103, KEYFRAME));
+        s.a_sends(|a| a.next_packet(2, 104, &[0, 0, 0x65]))
+    }),
+    (D::AwaitingKeyframe, |s| {
+        s.rig.say(s.a, |client| client.camera(true));
+        s.a_sends(|a| a.next_packet(1, 103, KEYFRAME));
+        s.rig.joined(1, 12, Profile::video(103, 104));
+        s.a_sends(|a| a.next_packet(1, 103, b"x"))
+    }),
     (D::CodecNotSupported, |s| {
         let vp8 = json!([codec("VP8", 1000, 96, None)]);
         s.rig.joined(1, 12, Profile { codecs: Some(vp8), ..Profile::default() });
@@ -283,6 +295,7 @@ fn a_reason_is_a_datagrams_or_a_hearers() {
     let expected = [
         D::Deafened,
         D::NotConnected,
+        D::AwaitingKeyframe,
         D::CodecNotSupported,
         D::LateAfterGap,
         D::NonceExhausted,

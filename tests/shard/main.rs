@@ -6,12 +6,16 @@
 #[path = "../sim/client.rs"]
 mod client;
 mod rig;
+mod rtcp;
 
+mod congestion;
 mod drops;
 mod endings;
 mod gateway;
+mod keyframes;
 mod media;
 mod policy;
+mod repair;
 mod reports;
 mod resume;
 mod video;

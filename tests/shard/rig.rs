@@ -218,7 +218,7 @@ impl Rig {
         let until = self.now + by;
         while let Some((at, _)) = self.shard.poll_timeout().filter(|(at, _)| *at <= until) {
             self.now = self.now.max(at);
-            self.shard.handle_timeout(self.now);
+            self.shard.handle_timeout(self.now, &mut self.egress);
             self.pump();
         }
         self.now = until;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use stentor::{
-    id::{ChannelId, Ssrc},
+    id::{ChannelId, Serial, Ssrc},
     rtp::{
         feedback::{write_nack, write_pli},
         rtcp::{Blocks, ReceiverReport, SenderReport},
@@ -14,10 +14,10 @@ use stentor::{
 };
 
 use crate::{
-    checkers::Takes,
+    checkers::{Takes, VIDEO_HEAD},
     client::{Client, Grant, Outgoing, Rtp, codec, discovery, message, opus, rtp},
     network::Datagram,
-    world::World,
+    world::{Attempt, World},
 };
 
 type Action = fn(&mut World);
@@ -216,10 +216,18 @@ impl World {
         outgoing.timestamp = timestamp.wrapping_add(960);
         let length = self.dice.within(0..120);
         let noise = self.dice.bytes(length);
-        let payload = self.checkers.payload(by, ssrc, noise);
+        let payload = match stream {
+            0 => self.checkers.payload(by, ssrc, noise),
+            _ => self.picture(who, by, ssrc, noise),
+        };
         // What differs between clients must not differ for hearers.
-        let elements = [0x10, 0x55, 0, 0];
+        let [high, low] = self.attempts[who].transport_seq.to_be_bytes();
+        let elements = match stream {
+            0 => [0x10, 0x55, 0, 0],
+            _ => [0x51, high, low, 0],
+        };
         let extension = self.dice.percent(30).then_some((0xBEDE, &elements[..]));
+        self.attempts[who].transport_seq += u16::from(stream > 0 && extension.is_some());
         let csrcs: &[u32] = if self.dice.percent(5) { &[1, 2] } else { &[] };
         let padding = if self.dice.percent(10) { self.dice.within(1..20) as u8 } else { 0 };
         let marker = stream > 0 && self.dice.percent(50);
@@ -234,7 +242,58 @@ impl World {
             payload: &payload,
             padding,
         };
-        self.send_sealed(who, &packet.plain());
+        let plain = packet.plain();
+        if stream > 0 {
+            let attempt = &mut self.attempts[who];
+            // Under a new key old packets would be new ones.
+            let keys = attempt.client.agreed.len();
+            if std::mem::replace(&mut attempt.filmed_under, keys) != keys {
+                attempt.filmed.clear();
+            }
+            attempt.filmed.push((seq, timestamp, payload));
+            // It is lost on its way, whatever the network does.
+            if !self.checkers.are_flawless() && self.dice.percent(10) {
+                return;
+            }
+        }
+        self.send_sealed(who, &plain);
+    }
+
+    /// The payload of a packet of video, which may be the first of a keyframe.
+    fn picture(&mut self, who: usize, by: Serial, ssrc: Ssrc, noise: Vec<u8>) -> Vec<u8> {
+        let wanted = std::mem::take(&mut self.attempts[who].keyframe_wanted);
+        let keyframe = wanted || self.dice.percent(15);
+        let takes = self.checkers.stays.get(&by).map(|stay| stay.takes);
+        let head: [u8; VIDEO_HEAD] = match (takes, keyframe) {
+            (Some(Takes::Listed { codec: "VP8", .. }), true) => [0x10, 0x00],
+            (Some(Takes::Listed { codec: "VP8", .. }), false) => [0x10, 0x01],
+            (_, true) => [0x65, 0x88],
+            (_, false) => [0x41, 0x9A],
+        };
+        self.checkers.payload_after(&head, by, ssrc, noise, keyframe)
+    }
+
+    /// A packet of video is sent once more, as a retransmission or as it was; it may have arrived.
+    fn send_again(&mut self, who: usize, media: u8, retransmission: u8) {
+        let Attempt { client, filmed, filmed_under, .. } = &self.attempts[who];
+        if filmed.is_empty() || *filmed_under != client.agreed.len() || self.restarts {
+            return;
+        }
+        let back = self.dice.within(1..filmed.len().min(20) + 1);
+        let (lost, timestamp, payload) = filmed[filmed.len() - back].clone();
+        let streams = &mut self.attempts[who].client.streams;
+        let plain = if self.dice.percent(70) {
+            let Outgoing { ssrc, seq, .. } = streams[2];
+            streams[2].seq = seq.wrapping_add(1);
+            let payload = [&lost.to_be_bytes()[..], &payload].concat();
+            let payload_type = retransmission;
+            Rtp { payload_type, seq, timestamp, payload: &payload, ..rtp(ssrc) }.plain()
+        } else {
+            let packet = rtp(streams[1].ssrc);
+            let (payload_type, seq) = (media, lost);
+            Rtp { payload_type, seq, timestamp, payload: &payload, ..packet }.plain()
+        };
+        self.send_sealed(who, &plain);
     }
 
     /// Up to three speak at once, frame by frame, while a moderator may hesitate about a fourth.
@@ -275,7 +334,7 @@ impl World {
         for _ in 0..self.dice.within(1..6) {
             match self.dice.percent(85) {
                 true => self.send_media(who, 1, media),
-                false => self.send_media(who, 2, retransmission),
+                false => self.send_again(who, media, retransmission),
             }
             self.wait(0..10);
         }

@@ -23,7 +23,11 @@ mod checkers;
 mod client;
 mod control;
 mod dice;
+mod mending;
 mod network;
+#[allow(dead_code, reason = "shared with the tests of the shard")]
+#[path = "../shard/rig.rs"]
+mod rig;
 mod settling;
 mod world;
 

@@ -324,7 +324,7 @@ impl World {
         let end = self.now + time;
         while let Some((due, _)) = self.shard.poll_timeout().filter(|(due, _)| *due <= end) {
             self.now = due.max(self.now);
-            self.shard.handle_timeout(self.now);
+            self.shard.handle_timeout(self.now, &mut self.egress);
         }
         self.now = end;
     }
