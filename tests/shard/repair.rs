@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
-use stentor::{crypto::Mode, id::Ssrc, metrics::DropReason};
+use stentor::{crypto::Mode, id::Ssrc, limits::RETRANSMISSION_STREAMS_MAX, metrics::DropReason};
 
 use crate::{
     client::{Client, Heard, Profile, codec, opus},
@@ -346,4 +346,35 @@ fn lost_packets_are_asked_for_by_the_senders_own_numbers() {
     rig.send(a, |client| repeat(client, lost));
     let heard = parts(&media(&mut rig, b));
     assert_eq!((heard.len(), heard[0].2), (1, 6), "where the channel's numbers have their hole");
+}
+
+#[test]
+fn so_many_streams_are_kept_and_no_more() {
+    let mut rig = Rig::new();
+    let layers = || Profile { layers: 2, ..Profile::video(103, 104) };
+    let mut answered = 0;
+    for channel in 0..=RETRANSMISSION_STREAMS_MAX as u64 / 2 {
+        let a = rig.joined(channel, 2 * channel + 1_000, layers());
+        let b = rig.joined(channel, 2 * channel + 1_001, Profile::video(103, 104));
+        rig.say(a, |client| client.camera(true));
+        for layer in [1, 3] {
+            rig.send(a, |client| client.next_packet(layer, 103, KEYFRAME));
+            let video = rig.clients[a].streams[layer].ssrc;
+            rig.clients[b].mail.clear();
+            nack(&mut rig, b, video, &[0]);
+            answered += media(&mut rig, b).len();
+        }
+    }
+    assert_eq!(answered, RETRANSMISSION_STREAMS_MAX);
+    // One camera goes off, and there is room for another.
+    let camera = 0;
+    rig.say(camera, |client| client.camera(false));
+    let a = rig.joined(9_999, 9_998, layers());
+    let b = rig.joined(9_999, 9_999, Profile::video(103, 104));
+    rig.say(a, |client| client.camera(true));
+    rig.send(a, |client| client.next_packet(1, 103, KEYFRAME));
+    let video = rig.clients[a].streams[1].ssrc;
+    rig.clients[b].mail.clear();
+    nack(&mut rig, b, video, &[0]);
+    assert_eq!(media(&mut rig, b).len(), 1);
 }
