@@ -1,6 +1,6 @@
-//! The packet path does not touch Rust's heap: opening and sealing in any mode, and a packet of
-//! voice or video from its datagram to fifty sealed copies, with what mends losses of video. (aws-lc sets up ChaCha20-Poly1305 keys in memory
-//! of its own, which is C's.)
+//! The packet path does not touch Rust's heap: opening and sealing in any mode, a packet of voice or
+//! video from its datagram to fifty sealed copies, and what mends losses of video. (aws-lc sets up
+//! ChaCha20-Poly1305 keys in memory of its own, which is C's.)
 #![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
 
 use std::{
@@ -132,8 +132,8 @@ fn forwarding_voice_to_fifty_hearers_allocates_nothing() {
     }
 }
 
-/// A camera's packets, one in four of which comes as a retransmission only, a viewer's requests, and
-/// what the shard does of its own accord in three seconds of that.
+/// A camera's packets, one in four of which comes as a retransmission only, a viewer's requests,
+/// and what the shard does of its own accord in three seconds of that.
 #[test]
 fn forwarding_and_mending_video_allocates_nothing() {
     let mut rig = Rig::new();

@@ -133,8 +133,8 @@ pub fn audio_extension(abs_send_time: [u8; 3], level: u8, speaker: u8) -> [u8; 8
     [id::ABS_SEND_TIME << 4 | 2, a, b, c, id::AUDIO_LEVEL << 4, level, id::SPEAKER << 4, speaker]
 }
 
-/// The elements that every video packet to a UDP hearer begins with, since both are the hop's own: a
-/// place for [`set_transport_seq`], then the send time.
+/// The elements that every video packet to a UDP hearer begins with, since both are the hop's own:
+/// a place for [`set_transport_seq`], then the send time.
 #[inline]
 pub fn push_hop_elements(writer: &mut ElementWriter<'_>, abs_send_time: [u8; 3]) -> Option<()> {
     writer.push(id::TRANSPORT_CC, &[0, 0])?;
@@ -144,7 +144,8 @@ pub fn push_hop_elements(writer: &mut ElementWriter<'_>, abs_send_time: [u8; 3])
 /// Where they begin: behind a header without CSRCs.
 const ELEMENTS_AT: usize = HEADER_BYTES + PREAMBLE_BYTES;
 
-/// Gives a packet that begins with [`push_hop_elements`] its number among all packets to its hearer.
+/// Gives a packet that begins with [`push_hop_elements`] its number among all packets to its
+/// hearer.
 ///
 /// # Panics
 /// If it is shorter than they are, as does the other setter.

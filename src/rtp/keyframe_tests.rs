@@ -1,6 +1,7 @@
 //! Tests of keyframe detection. The payloads' beginnings are what ffmpeg 5.1 sends for a test
 //! picture of 64 × 64 (libx264, libx265, libvpx; two keyframes' packets and others), and, for AV1,
-//! aggregation headers that Chrome sends. What no encoder at hand makes is put together by the RFCs.
+//! aggregation headers that Chrome sends. What no encoder at hand makes is put together by the
+//! RFCs.
 
 use proptest::prelude::*;
 

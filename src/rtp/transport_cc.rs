@@ -1,6 +1,6 @@
 //! What transport-wide feedback says packet by packet
-//! (draft-holmer-rmcat-transport-wide-cc-extensions-01 §3.1): status chunks and arrival deltas, read
-//! and written. Times are counts of 250 µs. No state; reading borrows, writing fills the caller's
+//! (draft-holmer-rmcat-transport-wide-cc-extensions-01 §3.1): status chunks and arrival deltas,
+//! read and written. Times are counts of 250 µs. No state; reading borrows, writing fills the caller's
 //! buffer. Called by the shard.
 //!
 //! ```text
@@ -145,7 +145,8 @@ pub struct Written {
     pub statuses: u16,
 }
 
-/// Writes feedback on the packets from `base_seq` on, given by when each of them arrived, if it did.
+/// Writes feedback on the packets from `base_seq` on, given by when each of them arrived, if it
+/// did.
 /// `None` if none did, or `out` is too short; [`FEEDBACK_BYTES_MAX`] is enough.
 pub fn write_transport_cc(
     out: &mut [u8],

@@ -1,6 +1,6 @@
 //! When the packets of one session arrived, by the numbers it counts over all its streams: what
-//! transport-wide feedback owes it, so that it can tell what the path carries. Memory of fixed size.
-//! Fed by the shard's ingress, read when feedback is due.
+//! transport-wide feedback owes it, so that it can tell what the path carries. Memory of fixed
+//! size. Fed by the shard's ingress, read when feedback is due.
 
 use std::time::Duration;
 

@@ -47,7 +47,8 @@ impl Cursor {
         Self { newest, resumed_at: first, phase: Phase::Guarded, ..Self::default() }
     }
 
-    /// The cursor of a hearer that comes when the stream, video, has begun: it waits for a keyframe.
+    /// The cursor of a hearer that comes when the stream, video, has begun: it waits for a
+    /// keyframe.
     pub fn expecting() -> Self {
         Self { phase: Phase::Expecting, ..Self::default() }
     }

@@ -1,5 +1,5 @@
-//! How losses of video are mended: hearers are sent again what they lack, senders are asked for what
-//! never came, once for everyone. Part of `Shard`; what is kept for it is part of a stream.
+//! How losses of video are mended: hearers are sent again what they lack, senders are asked for
+//! what never came, once for everyone. Part of `Shard`; what is kept for it is part of a stream.
 
 use std::time::Instant;
 

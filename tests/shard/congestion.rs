@@ -9,7 +9,7 @@ use stentor::rtp::{
 };
 
 use crate::{
-    client::{Client, Heard, Outgoing, Profile, Rtp, rtp},
+    client::{Client, Heard, Outgoing, Rtp, rtp},
     rig::Rig,
     rtcp::{OTHER, compounds, feedback, media, nack, report, watched},
 };

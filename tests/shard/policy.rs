@@ -300,7 +300,7 @@ fn no_more_members_show_video_than_the_channel_allows() {
 
     rig.say(a, |client| client.camera(false));
     assert_eq!(rig.clients[c].take_ops(), [12, 12], "who waits takes the place");
-    rig.send(b, |client| client.next_packet(1, 103, b"seen"));
+    rig.send(b, |client| client.next_packet(1, 103, KEYFRAME));
     assert_eq!(rig.clients[c].take_heard().len(), 1);
     rig.say(a, |client| client.camera(true));
     assert!(rig.clients[c].take_told().is_empty());

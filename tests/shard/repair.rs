@@ -142,7 +142,7 @@ fn a_storm_of_requests_stays_bounded() {
         rig.advance(Duration::from_millis(10));
     }
     assert!((256..=256 + 600).contains(&sent), "{sent} packets in a second");
-    assert_eq!(asked(&mut rig, a), [], "none of which the sender hears of");
+    assert!(asked(&mut rig, a).is_empty(), "none of which the sender hears of");
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn what_is_too_old_is_not_there_any_more() {
     rig.forget();
     nack(&mut rig, b, video, &[70, 1_000]);
     assert_eq!(media(&mut rig, b).len(), 1);
-    assert_eq!(asked(&mut rig, a), [], "and its sender's copy would be taken for a replay");
+    assert!(asked(&mut rig, a).is_empty(), "and its sender's copy would be taken for a replay");
 }
 
 #[test]
@@ -295,10 +295,10 @@ fn reordering_and_duplicates_ask_for_nothing() {
         rig.advance(Duration::from_millis(2));
     }
     rig.advance(TRIP);
-    assert_eq!(asked(&mut rig, a), []);
+    assert!(asked(&mut rig, a).is_empty());
     let seqs: Vec<_> = media(&mut rig, b).iter().filter_map(Heard::seq).collect();
-    assert_eq!(seqs.iter().collect::<BTreeSet<_>>().len(), 9, "with the keyframe before them");
-    assert_eq!(seqs.len(), 9);
+    assert_eq!(seqs.iter().collect::<BTreeSet<_>>().len(), 8);
+    assert_eq!(seqs.len(), 8);
 }
 
 #[test]
@@ -323,7 +323,7 @@ fn voice_is_never_asked_for_again() {
     rig.clients[a].streams[0].seq += 1;
     rig.speak(a, b"3");
     rig.advance(TRIP * 10);
-    assert_eq!(asked(&mut rig, a), []);
+    assert!(asked(&mut rig, a).is_empty());
     let voice = rig.clients[a].ssrc();
     rig.forget();
     nack(&mut rig, b, voice, &[0]);

@@ -345,7 +345,7 @@ fn who_reports_by_itself_is_not_reported_on() {
         ours += given(&mut rig, b).iter().filter(|(ssrc, ..)| *ssrc == voice).count();
     }
     assert_eq!(ours, 0);
-    talk(&mut rig, a, 500);
+    talk(&mut rig, a, 800);
     assert!(given(&mut rig, b).iter().any(|(ssrc, ..)| *ssrc == voice), "it has stopped");
 }
 

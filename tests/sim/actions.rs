@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use stentor::{
-    id::{ChannelId, Serial, Ssrc},
+    id::{ChannelId, Ssrc},
     rtp::{
         feedback::{write_nack, write_pli},
         rtcp::{Blocks, ReceiverReport, SenderReport},
@@ -14,10 +14,9 @@ use stentor::{
 };
 
 use crate::{
-    checkers::{Takes, VIDEO_HEAD},
     client::{Client, Grant, Outgoing, Rtp, codec, discovery, message, opus, rtp},
     network::Datagram,
-    world::{Attempt, World},
+    world::World,
 };
 
 type Action = fn(&mut World);
@@ -73,7 +72,7 @@ impl World {
         }
     }
 
-    fn wait(&mut self, millis: std::ops::Range<usize>) {
+    pub fn wait(&mut self, millis: std::ops::Range<usize>) {
         let by = self.dice.millis(millis);
         self.advance(by);
     }
@@ -84,12 +83,12 @@ impl World {
         stays.map(|stay| stay.client).collect()
     }
 
-    fn someone(&mut self, is: impl Fn(&Self, usize) -> bool) -> Option<usize> {
+    pub fn someone(&mut self, is: impl Fn(&Self, usize) -> bool) -> Option<usize> {
         let those: Vec<_> = self.staying().into_iter().filter(|who| is(self, *who)).collect();
         self.dice.pick(&those)
     }
 
-    fn someone_in(&mut self) -> Option<usize> {
+    pub fn someone_in(&mut self) -> Option<usize> {
         self.someone(Self::is_in)
     }
 
@@ -207,7 +206,7 @@ impl World {
     // Speaking.
 
     /// A payload like no other, sealed and sent.
-    fn send_media(&mut self, who: usize, stream: usize, payload_type: u8) {
+    pub fn send_media(&mut self, who: usize, stream: usize, payload_type: u8) {
         let attempt = &mut self.attempts[who];
         let Some(by) = attempt.stay else { return };
         let Outgoing { ssrc, seq, timestamp } = attempt.client.streams[stream];
@@ -259,43 +258,6 @@ impl World {
         self.send_sealed(who, &plain);
     }
 
-    /// The payload of a packet of video, which may be the first of a keyframe.
-    fn picture(&mut self, who: usize, by: Serial, ssrc: Ssrc, noise: Vec<u8>) -> Vec<u8> {
-        let wanted = std::mem::take(&mut self.attempts[who].keyframe_wanted);
-        let keyframe = wanted || self.dice.percent(15);
-        let takes = self.checkers.stays.get(&by).map(|stay| stay.takes);
-        let head: [u8; VIDEO_HEAD] = match (takes, keyframe) {
-            (Some(Takes::Listed { codec: "VP8", .. }), true) => [0x10, 0x00],
-            (Some(Takes::Listed { codec: "VP8", .. }), false) => [0x10, 0x01],
-            (_, true) => [0x65, 0x88],
-            (_, false) => [0x41, 0x9A],
-        };
-        self.checkers.payload_after(&head, by, ssrc, noise, keyframe)
-    }
-
-    /// A packet of video is sent once more, as a retransmission or as it was; it may have arrived.
-    fn send_again(&mut self, who: usize, media: u8, retransmission: u8) {
-        let Attempt { client, filmed, filmed_under, .. } = &self.attempts[who];
-        if filmed.is_empty() || *filmed_under != client.agreed.len() || self.restarts {
-            return;
-        }
-        let back = self.dice.within(1..filmed.len().min(20) + 1);
-        let (lost, timestamp, payload) = filmed[filmed.len() - back].clone();
-        let streams = &mut self.attempts[who].client.streams;
-        let plain = if self.dice.percent(70) {
-            let Outgoing { ssrc, seq, .. } = streams[2];
-            streams[2].seq = seq.wrapping_add(1);
-            let payload = [&lost.to_be_bytes()[..], &payload].concat();
-            let payload_type = retransmission;
-            Rtp { payload_type, seq, timestamp, payload: &payload, ..rtp(ssrc) }.plain()
-        } else {
-            let packet = rtp(streams[1].ssrc);
-            let (payload_type, seq) = (media, lost);
-            Rtp { payload_type, seq, timestamp, payload: &payload, ..packet }.plain()
-        };
-        self.send_sealed(who, &plain);
-    }
-
     /// Up to three speak at once, frame by frame, while a moderator may hesitate about a fourth.
     fn talk(&mut self) {
         let users: Vec<_> = self.control.grants.keys().copied().collect();
@@ -319,70 +281,11 @@ impl World {
         }
     }
 
-    fn film(&mut self) {
-        let has_camera = |world: &Self, who: usize| {
-            let client = &world.attempts[who].client;
-            !client.agreed.is_empty() && client.streams.len() > 1
-        };
-        let Some(who) = self.someone(has_camera) else { return };
-        let Some(serial) = self.attempts[who].stay else { return };
-        if !self.checkers.stays[&serial].camera && self.dice.percent(80) {
-            self.camera(who, true);
-        }
-        let (media, retransmission) =
-            self.checkers.stays.get(&serial).map_or((103, 104), |stay| stay.takes.numbers());
-        for _ in 0..self.dice.within(1..6) {
-            match self.dice.percent(85) {
-                true => self.send_media(who, 1, media),
-                false => self.send_again(who, media, retransmission),
-            }
-            self.wait(0..10);
-        }
-    }
-
     fn change_flags(&mut self) {
         if let Some(who) = self.someone_in() {
             let flags = self.dice.within(0..8) as u32;
             self.speaking(who, flags);
         }
-    }
-
-    fn turn_camera(&mut self) {
-        if let Some(who) = self
-            .someone(|world, who| world.is_in(who) && world.attempts[who].client.streams.len() > 1)
-        {
-            let on = self.dice.percent(60);
-            self.camera(who, on);
-        }
-    }
-
-    /// Those who listed codecs list others.
-    fn list_codecs(&mut self) {
-        let listed = |world: &Self, who: usize| {
-            let client = &world.attempts[who].client;
-            world.is_in(who) && !client.agreed.is_empty() && client.profile.codecs.is_some()
-        };
-        let Some(who) = self.someone(listed) else { return };
-        let Some(serial) = self.attempts[who].stay else { return };
-        let media = 96 + self.dice.within(0..15) as u8 * 2;
-        let name = if self.dice.percent(30) { "VP8" } else { "H264" };
-        let codecs = json!([opus(), codec(name, 1000, media, Some(media + 1))]);
-        let takes = Takes::Listed { codec: name, media, retransmission: media + 1 };
-        self.attempts[who].client.profile.codecs = Some(codecs.clone());
-        self.checkers.stays.get_mut(&serial).expect("a live session").takes = takes;
-        self.say(who, |_| message(14, json!({"codecs": codecs})));
-    }
-
-    /// A viewer wants to see more or less of some streams.
-    fn want(&mut self) {
-        let Some(who) = self.someone_in() else { return };
-        let mut wants = json!({"any": self.dice.within(0..101)});
-        for stay in self.checkers.stays.values() {
-            if let [_, video, ..] = stay.ssrcs[..] {
-                wants[video.to_string()] = json!(self.dice.within(0..101));
-            }
-        }
-        self.say(who, |_| message(15, wants));
     }
 
     /// A report, with feedback on a stream that may or may not be there.

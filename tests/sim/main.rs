@@ -23,6 +23,7 @@ mod checkers;
 mod client;
 mod control;
 mod dice;
+mod filming;
 mod mending;
 mod network;
 #[allow(dead_code, reason = "shared with the tests of the shard")]
