@@ -1,7 +1,7 @@
 //! What transport-wide feedback says packet by packet
 //! (draft-holmer-rmcat-transport-wide-cc-extensions-01 §3.1): status chunks and arrival deltas,
-//! read and written. Times are counts of 250 µs. No state; reading borrows, writing fills the caller's
-//! buffer. Called by the shard.
+//! read and written. Times are counts of 250 µs. No state; reading borrows, writing fills the
+//! caller's buffer. Called by the shard.
 //!
 //! ```text
 //! | base sequence number | status count | reference time:24, 64 ms | feedback count:8 |

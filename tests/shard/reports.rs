@@ -307,7 +307,7 @@ fn who_reports_nothing_is_reported_on_by_our_clock() {
                 // 48 kHz by the same clock.
                 let elapsed = (ntp - ntp_before) >> 16;
                 let ticks = u64::from(timestamp - timestamp_before);
-                assert!((elapsed * 48_000 >> 16).abs_diff(ticks) <= 48, "{elapsed} {ticks}");
+                assert!(((elapsed * 48_000) >> 16).abs_diff(ticks) <= 48, "{elapsed} {ticks}");
             }
             last = Some((ntp, timestamp));
         }

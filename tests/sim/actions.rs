@@ -14,7 +14,7 @@ use stentor::{
 };
 
 use crate::{
-    client::{Client, Grant, Outgoing, Rtp, codec, discovery, message, opus, rtp},
+    client::{Client, Grant, Outgoing, Rtp, discovery, message, rtp},
     network::Datagram,
     world::World,
 };

@@ -9,6 +9,7 @@ use std::{
 };
 
 use stentor::rtp::{
+    Kind, classify,
     feedback::write_nack,
     rtcp::{Blocks, ReceiverReport, Report, reports},
 };
@@ -55,6 +56,8 @@ struct Viewer {
     /// By its own numbers, counted on from the first.
     got: BTreeMap<i64, Vec<u8>>,
     newest: Option<(i64, u16)>,
+    /// Something is on its way to it.
+    begun: bool,
     asked: BTreeMap<i64, Instant>,
     requests: u64,
 }
@@ -148,6 +151,7 @@ impl Scene {
             way,
             got: BTreeMap::new(),
             newest: None,
+            begun: false,
             asked: BTreeMap::new(),
             requests: 0,
         };
@@ -260,7 +264,14 @@ impl Scene {
             let who = self.viewers[viewer].who;
             let way = self.viewers[viewer].way.clone();
             for bytes in std::mem::take(&mut self.rig.clients[who].mail) {
-                for delay in self.copies(&way) {
+                // Nobody asks for what came before the first it got, so that is not lost.
+                let first = classify(&bytes) == Kind::Rtp
+                    && !std::mem::replace(&mut self.viewers[viewer].begun, true);
+                let copies = match first {
+                    true => vec![self.dice.millis(way.delay.clone())],
+                    false => self.copies(&way),
+                };
+                for delay in copies {
                     self.at(delay, Event::ToClient(viewer, bytes.clone()));
                 }
             }
