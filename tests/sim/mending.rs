@@ -336,7 +336,7 @@ impl Scene {
     fn look(&mut self, viewer: usize) {
         let video = self.rig.clients[self.camera].streams[1].ssrc;
         let now = self.rig.now;
-        let Viewer { who, way, got, newest, asked, requests } = &mut self.viewers[viewer];
+        let Viewer { who, way, got, newest, asked, requests, .. } = &mut self.viewers[viewer];
         let (Some(&(newest, number)), Some((&first, _))) = (newest.as_ref(), got.iter().next())
         else {
             return;
