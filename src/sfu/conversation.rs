@@ -176,11 +176,13 @@ impl Shard {
         };
         let answer = Zeroizing::new(answer.to_string());
         let layout = self.layouts.enter(offer.extensions);
-        let peer = Peer::new(&self.config.identity, local, offer, layout, now);
+        let mut peer = Peer::new(&self.config.identity, local, offer, layout, now);
         self.by_ufrag.insert(peer.ufrag.clone(), index);
         let session = &mut self.sessions[index.index()];
         let serial = session.admission.serial;
-        self.timers.set(peer.ice.consent_until(), Timer::Consent(serial));
+        let until = peer.ice.consent_until();
+        peer.consent.set(until);
+        self.timers.set(until, Timer::Consent(serial));
         session.peer = Some(Box::new(peer));
         session.candidate = None;
         session.connected = false;

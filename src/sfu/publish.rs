@@ -13,7 +13,7 @@ use crate::{
         Shard,
         camera::Camera,
         codec::Media,
-        inbound::Early,
+        inbound::{EARLY_TIME_MAX, Early},
         layout::Facts,
         session::{Role, Session, SessionIndex},
         timer::Timer,
@@ -40,7 +40,7 @@ impl Shard {
         }
         known.source.rekeyed();
         known.restart();
-        if peer.inbound.holds_early() {
+        if peer.inbound.holds_early() && peer.early.set(now) {
             // At the next opportunity and not at once: who is told of it now shall hear of it first.
             self.timers.set(now, Timer::Early(session.admission.serial));
         }
@@ -133,11 +133,10 @@ impl Shard {
         let session = &mut self.sessions[index.index()];
         let stream = recognise(session, &packet);
         let peer = session.peer.as_mut().ok_or(DropReason::NoKey)?;
-        if !peer.inbound.holds_early() {
-            let at = now + crate::sfu::inbound::EARLY_TIME_MAX;
-            self.timers.set(at, Timer::Early(session.admission.serial));
-        }
         peer.inbound.hold(Early { ssrc, seq: packet.seq(), plain: plain.into(), at: now })?;
+        if peer.early.set(now + EARLY_TIME_MAX) {
+            self.timers.set(now + EARLY_TIME_MAX, Timer::Early(session.admission.serial));
+        }
         if let Some(stream) = stream {
             self.learn(now, index, ssrc, stream);
         }
@@ -147,12 +146,16 @@ impl Shard {
     /// Early packets of a browser are known by now, or have been kept for long enough.
     pub(super) fn check_early(&mut self, now: Instant, serial: Serial, egress: &mut Egress) {
         let Some(&index) = self.by_serial.get(&serial) else { return };
+        let Some(peer) = &mut self.sessions[index.index()].peer else { return };
+        if !peer.early.ring(now) {
+            return;
+        }
         self.release_early(now, index, egress);
         let Some(peer) = &mut self.sessions[index.index()].peer else { return };
         while peer.inbound.take_stale(now).is_some() {
             self.counters.dropped(DropReason::Unannounced);
         }
-        if let Some(until) = peer.inbound.early_until() {
+        if let Some(until) = peer.inbound.early_until().filter(|until| peer.early.set(*until)) {
             self.timers.set(until, Timer::Early(serial));
         }
     }

@@ -170,6 +170,11 @@ impl Transport {
         self.path
     }
 
+    /// Whether an authenticated datagram has come from this path and none from another since.
+    pub fn is_verified(&self, path: Path) -> bool {
+        self.verified && self.path == Some(path)
+    }
+
     /// Follows a discovery request, which proves nothing but the SSRC; only until a datagram has
     /// authenticated. Returns whether the path is now `path`.
     pub fn discovered(&mut self, path: Path) -> bool {

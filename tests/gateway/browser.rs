@@ -22,7 +22,7 @@ use crate::support::{
     WAIT,
     client::u32_of,
     gateway::{Door, Gateway, Message},
-    server::{Grant, Server},
+    server::Server,
 };
 
 /// What str0m calls Opus.
@@ -31,7 +31,6 @@ pub const OPUS: u8 = 111;
 /// One joined browser.
 pub struct Browser {
     pub gateway: Gateway,
-    pub grant: Grant,
     pub ready: Message,
     /// op 4.
     pub description: Message,
@@ -83,7 +82,6 @@ impl Browser {
         answer(&mut rtc, &description.d);
         let mut browser = Self {
             gateway,
-            grant,
             ready,
             description,
             rtc,
@@ -141,11 +139,6 @@ impl Browser {
     pub fn hear(&mut self) -> RtpPacket {
         self.run_until("a packet", |browser| !browser.heard.is_empty());
         self.heard.pop_front().expect("one was heard")
-    }
-
-    /// Whether its ICE and DTLS are up.
-    pub fn is_connected(&self) -> bool {
-        self.connected
     }
 
     /// Lets str0m work until something is the case.
