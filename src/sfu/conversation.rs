@@ -420,8 +420,8 @@ impl Shard {
         self.tell(index, &message);
     }
 
-    /// The media path is up: an authenticated datagram has come, a client that only listens has both
-    /// a key and a place to send to, or a browser has finished its handshake.
+    /// The media path is up: an authenticated datagram has come, a client that only listens has
+    /// both a key and a place to send to, or a browser has finished its handshake.
     pub(super) fn note_connected(&mut self, index: SessionIndex) {
         let session = &mut self.sessions[index.index()];
         let transport = self.transports[index.index()].as_ref();

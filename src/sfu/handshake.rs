@@ -1,7 +1,7 @@
 //! How a browser's media path comes about and ends: connectivity checks, the DTLS handshake, keys,
 //! consent (protocol.md §3.3). Part of `Shard`. Checks are answered as they come, for they are
-//! cheap; what a handshake costs is not, so its datagrams wait in a queue of their own and are dealt
-//! with one at a time, between media.
+//! cheap; what a handshake costs is not, so its datagrams wait in a queue of their own and are
+//! dealt with one at a time, between media.
 
 use std::time::Instant;
 

@@ -25,7 +25,8 @@ pub struct Peer {
     pub numbers: ExtensionMap,
     /// Its streams as they come in.
     pub inbound: Inbound,
-    /// Where it may send from: pairs that have passed a check, each in the shard's table of sources.
+    /// Where it may send from: pairs that have passed a check, each in the shard's table of
+    /// sources.
     pub paths: Vec<Path>,
     /// Checks it may still make.
     pub checks: Budget,

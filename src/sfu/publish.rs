@@ -1,6 +1,6 @@
-//! What a browser says of its own SSRCs (op 5, op 12) or shows by its packets, and what browsers are
-//! told of everyone who can be heard (protocol.md §3.4). Part of `Shard`. Others know a session by
-//! the SSRCs that were given to it, whatever it sends under.
+//! What a browser says of its own SSRCs (op 5, op 12) or shows by its packets, and what browsers
+//! are told of everyone who can be heard (protocol.md §3.4). Part of `Shard`. Others know a session
+//! by the SSRCs that were given to it, whatever it sends under.
 
 use std::time::Instant;
 
@@ -41,7 +41,8 @@ impl Shard {
         known.source.rekeyed();
         known.restart();
         if peer.inbound.holds_early() && peer.early.set(now) {
-            // At the next opportunity and not at once: who is told of it now shall hear of it first.
+            // At the next opportunity and not at once: who is told of it now shall hear of it
+            // first.
             self.timers.set(now, Timer::Early(session.admission.serial));
         }
         if stream == VOICE {
@@ -81,8 +82,8 @@ impl Shard {
         Video { streams, ..video }
     }
 
-    /// The others can hear a session from now on, and browsers among them are told so, for they learn
-    /// of no SSRC but from op 12.
+    /// The others can hear a session from now on, and browsers among them are told so, for they
+    /// learn of no SSRC but from op 12.
     pub(super) fn announce(&mut self, index: SessionIndex) {
         let session = &mut self.sessions[index.index()];
         if std::mem::replace(&mut session.announced, true) {
@@ -120,8 +121,8 @@ impl Shard {
         }
     }
 
-    /// An authenticated packet of a browser under an SSRC of which it has not said what it is. If it
-    /// cannot be told from the packet either it is kept for a while.
+    /// An authenticated packet of a browser under an SSRC of which it has not said what it is. If
+    /// it cannot be told from the packet either it is kept for a while.
     pub(super) fn keep_early(
         &mut self,
         now: Instant,

@@ -27,8 +27,8 @@ pub enum Timer {
     Reports(Serial),
 }
 
-/// One owner's one pending entry of a kind: pushing its deadline back, or asking for it again, makes
-/// no second entry.
+/// One owner's one pending entry of a kind: pushing its deadline back, or asking for it again,
+/// makes no second entry.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Alarm(Option<Instant>);
 

@@ -1,6 +1,6 @@
 //! How one session's media is carried, over plain UDP or as a browser has it: its keys, what it
-//! counts, where it goes. What sealing one packet touches lives here and nowhere else; the rest of a
-//! session lies apart.
+//! counts, where it goes. What sealing one packet touches lives here and nowhere else; the rest of
+//! a session lies apart.
 
 use std::net::SocketAddr;
 
@@ -92,8 +92,8 @@ pub enum Sighting {
 }
 
 impl Transport {
-    /// A transport over plain UDP with a fresh key. `random` seeds nonces; `path` is where discovery
-    /// saw the client.
+    /// A transport over plain UDP with a fresh key. `random` seeds nonces; `path` is where
+    /// discovery saw the client.
     pub fn udp(
         mode: Mode,
         key: &SecretKey,

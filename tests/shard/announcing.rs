@@ -112,7 +112,7 @@ fn op_12_names_the_given_ssrcs_to_everyone() {
     let expected = json!({"user_id": "12", "audio_ssrc": voice, "video_ssrc": video,
         "streams": [layer]});
     for who in [bot, viewer.who] {
-        assert_eq!(told(&mut rig, who, 12), [expected.clone()]);
+        assert_eq!(told(&mut rig, who, 12), std::slice::from_ref(&expected));
     }
     let frame = sender.announcement(true);
     rig.say(sender.who, |_| frame);
