@@ -109,11 +109,11 @@ impl fmt::Debug for Key {
 ///
 /// ```text
 ///  0                   1                   2                   3
-/// |0 0 0 0 0 0| class, method(10)|   length of attributes (16)  |
-/// |                  magic cookie 2112A442                      |
-/// |                  transaction (96)                           |
-/// |          type (16)            |         length (16)         |  each attribute,
-/// |          value, padded to a multiple of four                |  FINGERPRINT last
+/// | 0 (6)     | class, method (10)|  length of attributes (16)    |
+/// |                   magic cookie 2112A442                       |
+/// |                   transaction (96)                            |
+/// |          type (16)            |         length (16)           |  each attribute,
+/// |          value, padded to a multiple of four                  |  FINGERPRINT last
 /// ```
 #[derive(Debug, Clone)]
 pub struct Message<'a> {
