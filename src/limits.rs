@@ -69,6 +69,36 @@ pub const GSO_FAILURES_MAX: u32 = 8;
 /// at 200,000 a second. What has waited longer is no longer worth hearing.
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1_024 * 1_024;
 
+/// Largest DTLS datagram we send, bytes. WebRTC's usual 1,200 less headers of tunnels: every path
+/// on the Internet takes it whole, and a flight of ours with a P-256 certificate needs one.
+pub const DTLS_DATAGRAM_BYTES_MAX: usize = 1_200;
+
+/// Records in one DTLS datagram of a peer, what the library takes: a client's longest flight has
+/// five.
+pub const DTLS_RECORDS_MAX: usize = 8;
+
+/// Datagrams of one handshake held until what comes before them has come. A ClientHello with a
+/// post-quantum key is two, a client's last flight one or two, at the smallest MTU eight; what is
+/// sent again takes no second place. One that is full of small records costs the library 42 KiB,
+/// so that a hostile handshake costs two thirds of a megabyte.
+pub const DTLS_HELD_DATAGRAMS_MAX: usize = 16;
+
+/// Datagrams of one DTLS session that wait to be sent: two flights. They are sent within the turn
+/// they were made in, so more would be a mistake of ours; the oldest then counts as lost.
+pub const DTLS_UNSENT_DATAGRAMS_MAX: usize = 16;
+
+/// Time until a DTLS flight that brought no answer is sent again; doubles each time. RFC 6347
+/// §4.2.4.1 says a second for want of knowledge, and asks for less where delay matters: a join that
+/// loses a packet is then heard a second later. Most round trips are shorter than this.
+pub const DTLS_RETRANSMIT_AFTER: Duration = Duration::from_millis(250);
+
+/// Times a DTLS flight is sent again: by doubling they reach past the handshake's deadline.
+pub const DTLS_RETRANSMITS_MAX: usize = 7;
+
+/// Time from the first ClientHello to the last Finished. The time in which ICE gives a transport up
+/// that nobody answers on (protocol.md §3.3): who takes longer has no transport any more.
+pub const DTLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Largest WebSocket message from a client, bytes: the largest legitimate one is an MLS welcome of
 /// 44 KB at 100 members (protocol.md §1.1).
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1_024;
@@ -165,3 +195,4 @@ const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two() && RECEIVE_BUFFERS <= 32
 const _: () = assert!(RECEIVE_BUFFER_BYTES > 128 + DATAGRAM_BYTES_MAX);
 const _: () = assert!(SEND_PIECES_MAX >= SEND_BATCH_MAX + GSO_SEGMENTS_MAX);
 const _: () = assert!(DATAGRAM_BYTES_MAX <= GSO_BYTES_MAX);
+const _: () = assert!(DTLS_DATAGRAM_BYTES_MAX <= DATAGRAM_BYTES_MAX);

@@ -81,6 +81,10 @@ drop_reasons! {
     SendFailed = "send_failed",
     /// STUN or DTLS, which no session here speaks.
     NoWebRtc = "no_webrtc",
+    /// DTLS that changes nothing about a connection: replayed, forged, or data nobody asked for.
+    DtlsUseless = "dtls_useless",
+    /// DTLS after its handshake failed or its connection was closed.
+    DtlsOver = "dtls_over",
     /// More RTCP from one session than its streams can mean.
     RtcpFlood = "rtcp_flood",
     /// RTCP nobody is due.
@@ -111,7 +115,7 @@ impl DropReason {
 pub const DROP_REASONS: usize = DropReason::ALL.len();
 
 /// What one shard has counted since it started.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counters {
     /// Datagrams received.
     pub packets_in: u64,
@@ -135,6 +139,25 @@ pub struct Counters {
     pub rebound: u64,
     /// Drops by reason, indexed by `DropReason as usize`.
     pub drops: [u64; DROP_REASONS],
+}
+
+/// Written out because the standard library makes no default of an array as long as the reasons.
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            packets_in: 0,
+            bytes_in: 0,
+            packets_out: 0,
+            bytes_out: 0,
+            opened: 0,
+            forwarded: 0,
+            stack_traversals: 0,
+            answered: 0,
+            receive_buffers_exhausted: 0,
+            rebound: 0,
+            drops: [0; DROP_REASONS],
+        }
+    }
 }
 
 impl Counters {

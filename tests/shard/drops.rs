@@ -202,7 +202,8 @@ const CASES: &[Case] = &[
 ];
 
 /// Those that the kernel's send path counts, and the end of a key, 2^30 packets away.
-const ELSEWHERE: [D; 3] = [D::SocketFull, D::SendFailed, D::NonceExhausted];
+const ELSEWHERE: [D; 5] =
+    [D::SocketFull, D::SendFailed, D::NonceExhausted, D::DtlsUseless, D::DtlsOver];
 
 #[test]
 fn every_drop_is_counted_once_under_its_reason() {
