@@ -24,7 +24,7 @@ enum Command {
         flags: Flags,
     },
     /// Play a scenario with virtual clients against a server, and measure loss, latency and cost
-    #[command(mut_arg("scenario", |arg| arg.required_unless_present_any(["compare", "page"])))]
+    #[command(mut_arg("scenario", |arg| arg.required_unless_present("compare")))]
     Load {
         #[command(flatten)]
         args: Box<LoadArgs>,
@@ -59,13 +59,9 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             println!("{}", serde_json::to_string(&tickets)?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Load { args, compare } => match (&compare.compare, &compare.page) {
-            (Some(files), _) => Ok(load::compare::run(files, compare.tolerance())),
-            (None, Some(files)) => {
-                load::compare::draw(files)?;
-                Ok(ExitCode::SUCCESS)
-            }
-            (None, None) => Ok(load::load(&args)?),
+        Command::Load { args, compare } => match &compare.compare {
+            Some(files) => Ok(load::compare::run(files, compare.tolerance())),
+            None => Ok(load::load(&args)?),
         },
         Command::Plan(args) => Ok(plan::plan(&args)?),
         Command::Doctor { json } => Ok(stentor::doctor::run(json)),

@@ -5,6 +5,7 @@ use crate::{
     crypto::Mode,
     id::Serial,
     ring::{RingConfig, socket},
+    webrtc::Identity,
 };
 
 /// A shard's core whose reports go to `to_control`.
@@ -16,11 +17,12 @@ fn core(to_control: Sender<ToControl>) -> Core {
         public_port: 50_000,
         resume_window: std::time::Duration::from_secs(60),
         speaking_events: true,
+        identity: Identity::generate().expect("a certificate"),
     };
     let local = ([127, 0, 0, 1], 0).into();
     let socket = socket::open(local, socket::SocketBuffers::default()).expect("a socket");
     let ring = Ring::new(&RingConfig::default(), socket).expect("a ring");
-    Core::new(config, ring, 0, Clock::new(Instant::now()), to_control, Vec::new(), 0)
+    Core::new(config, ring, 0, to_control, Vec::new(), 0)
 }
 
 fn identified(serial: u64) -> News {

@@ -1,7 +1,6 @@
 //! Loops that join a shard to the world: glommio executors, the media ring, TCP and TLS. No
 //! decisions.
 
-mod clock;
 mod core;
 mod handoff;
 mod line;

@@ -42,6 +42,16 @@ for name in ["rtp_transport", "rtcp_transport", "captures"]:
         data = mode + bytes.fromhex(vector["key"]) + bytes.fromhex(vector["packet"])
         seed("crypto_open", f"{vector.get('name', 'captured')}-{vector['mode']}", data)
 
+# In `Profile::PREFERRED`'s order, with both directions keyed alike.
+for vector in load("srtp")["packets"]:
+    profile = {7: 0, 8: 1, 1: 2}[vector["profile"]]
+    key, salt = bytes.fromhex(vector["master_key"]), bytes.fromhex(vector["master_salt"])
+    head = bytes([profile, 0, 0, 0, 0]) + key + key + salt + salt
+    for kind in ["rtp_plain", "rtp_sealed", "rtcp_plain", "rtcp_sealed"]:
+        seed("srtp_open", f"{kind}-{vector['profile']}", head + bytes.fromhex(vector[kind]))
+    extension = bytes.fromhex("926f0003000000090000000700000001000000021234000200010203deadbeef")
+    seed("srtp_open", f"extension-{vector['profile']}", head + extension + b"payload")
+
 # `arbitrary` takes the fixed-size parts of the tuple from the end of the input.
 TAIL = bytes(10) + b"\xff\xff\xcb\x00\x71\x4d" + bytes(2)
 for index, vector in enumerate(load("ip_discovery")["vectors"]):
@@ -58,6 +68,20 @@ for client, payloads in load("client_payloads").items():
 for index, vector in enumerate(load("ws_binary_frames")["vectors"]):
     if vector["dir"] == "C->S":
         seed("message", f"binary-{index}-op{vector['op']}", bytes.fromhex(vector["frame"]))
+
+# A byte before the message: whether its attributes are to be signed anew.
+STUN = load("stun")
+for name in ["request", "ipv4_response", "ipv6_response", "long_term_request"]:
+    seed("stun", f"as-it-is-{name}", b"\x00" + bytes.fromhex(STUN[name]))
+ATTRIBUTES = {
+    "nominated": "0024000471000001802a000800000000000000010025000000",
+    "controlled": "802900080000000000000001",
+    "unknown": "7abc000378797a004000000000140000",
+}
+for name, attributes in ATTRIBUTES.items():
+    seed("stun", f"signed-{name}", b"\x01" + bytes(20) + bytes.fromhex(attributes))
+for offer in load("offers"):
+    seed("sdp", offer["client"], offer["sdp"])
 
 token = load("grant_token")
 seed("token", "signed", token["token"])
@@ -140,3 +164,17 @@ seed("shard", "identify-twice", PAIR + join(0, 0) + speak(0) + speak(1))
 
 seed("id", "string", '"104694319306248192"')
 seed("id", "number", "7")
+
+# Operations of fuzz_targets/dtls.rs: a byte each, then its fields.
+NEXT, LOSE, AGAIN, CHANGE, CUT, BYTES, RECORD, ELAPSE = (bytes([index]) for index in range(8))
+ALERT = RECORD + bytes([21, 0, 60, 0, 0, 2, 2, 40])
+seed("dtls", "handshake", NEXT * 3 + AGAIN + b"\x02" + ELAPSE + b"\x09" + ALERT)
+seed("dtls", "lost-flights", (LOSE + ELAPSE + b"\x05") * 2 + NEXT * 2 + ELAPSE + b"\x09" + NEXT * 4)
+seed("dtls", "changed", NEXT * 2 + CHANGE + b"\x00\x20\x01\x00\x00\x00" + NEXT)
+seed("dtls", "cut", CUT + b"\x00\x40" + NEXT * 2 + CUT + b"\x01\x00" + NEXT)
+seed("dtls", "alert-in-mid-handshake", NEXT + ALERT + NEXT)
+seed("dtls", "too-late", NEXT + ELAPSE + b"\xff" + NEXT)
+PIECE = b"\x0b\x00\x04\x00\x00\x05\x00\x00\x00\x00\x00\x08" + bytes(8)
+seed("dtls", "pieces", (RECORD + bytes([22, 0, 9, 7, 0, len(PIECE)]) + PIECE) * 30 + NEXT)
+seed("dtls", "noise", BYTES + b"\x20" + bytes(range(20, 52)) + NEXT * 3
+     + RECORD + bytes([23, 1, 9, 0, 0, 40]) + bytes(40) + RECORD + bytes([20, 0, 9, 9, 0, 1, 1]))

@@ -18,12 +18,24 @@ use stentor::{metrics::DropReason, signalling::CloseCode};
 use crate::settling::Outcome;
 
 mod actions;
+#[allow(dead_code, reason = "shared with the tests of the shard")]
+#[path = "../shard/browser.rs"]
+mod browser;
+mod browsers;
 mod checkers;
 #[allow(dead_code, reason = "shared with the tests of the shard, which use what this does not")]
 mod client;
 mod control;
 mod dice;
+#[allow(dead_code, reason = "shared with the tests of DTLS")]
+#[path = "../dtls/client.rs"]
+mod dtls_client;
+mod filming;
+mod mending;
 mod network;
+#[allow(dead_code, reason = "shared with the tests of the shard")]
+#[path = "../shard/rig.rs"]
+mod rig;
 mod settling;
 mod world;
 
@@ -81,6 +93,14 @@ fn check_reach(all: &Outcome) {
         DropReason::EgressFull,
         DropReason::SocketFull,
         DropReason::SendFailed,
+        // Browsers are elsewhere (`browsers`).
+        DropReason::BadStun,
+        DropReason::UnknownUfrag,
+        DropReason::BadIntegrity,
+        DropReason::HandshakeFlood,
+        DropReason::Unannounced,
+        DropReason::DtlsUseless,
+        DropReason::DtlsOver,
     ];
     // Reached in some thousands of runs; `tests/shard` has it in any case.
     let rare = DropReason::TooOld;
