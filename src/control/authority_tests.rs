@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     control::token::{self, Claims},
     id::{ConnectionId, ServerId, SessionId, Token, UserId},
-    sfu::{AdmissionRequest, StreamPolicy},
+    sfu::{AdmissionRequest, StreamPolicy, Verdict},
     signalling::{Identify, Resume},
 };
 
@@ -13,6 +13,8 @@ const SERVER: ServerId = ServerId(1);
 fn rules() -> Rules {
     Rules {
         shards: 2,
+        backends: vec![BackendName::Grants, BackendName::Tokens],
+        resume_window: Duration::from_secs(60),
         token_key: Secret::new(vec![7; 32]),
         e2ee: E2ee::Required,
         speaking_events: true,

@@ -5,7 +5,9 @@
 
 mod api;
 pub mod authority;
+mod backend;
 mod backlog;
+mod changes;
 mod directory;
 mod door;
 pub mod event_log;
@@ -17,6 +19,7 @@ pub mod ledger;
 mod node;
 mod rooms;
 mod roster;
+mod spacebar;
 mod throttle;
 mod tls_stream;
 pub mod token;

@@ -1,0 +1,1 @@
+//! Whether a Spacebar can be worked for.
