@@ -102,6 +102,12 @@ impl Flags {
         let given = given.iter().map(|&(key, value)| (key, value.to_owned())).collect();
         Self { config, given }
     }
+
+    /// The same, and this one besides.
+    pub fn with(mut self, key: &'static str, text: &str) -> Self {
+        self.given.push((key, text.to_owned()));
+        self
+    }
 }
 
 impl Args for Flags {

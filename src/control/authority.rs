@@ -436,7 +436,12 @@ impl Authority {
         }
     }
 
-    pub(super) fn end_room(&mut self, room: ChannelId, code: CloseCode, reason: DisconnectReason) -> bool {
+    pub(super) fn end_room(
+        &mut self,
+        room: ChannelId,
+        code: CloseCode,
+        reason: DisconnectReason,
+    ) -> bool {
         let Some(place) = self.directory.get(room) else { return false };
         let shard = place.shard;
         for serial in &place.sessions {

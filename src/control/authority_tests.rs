@@ -152,6 +152,7 @@ fn render(output: Output) -> String {
             };
             format!("{shard}> {what}")
         }
+        Output::Order(order) => unreachable!("no Spacebar here: {order:?}"),
     }
 }
 

@@ -35,15 +35,15 @@ impl Authority {
                     self.compare(now, serial, &standings, grace);
                 }
             }
-            Change::ChannelClosed(channel) => self.close_where(backend, |live| {
-                live.channel == channel
-            }),
+            Change::ChannelClosed(channel) => {
+                self.close_where(backend, |live| live.channel == channel)
+            }
             Change::ServerClosed(server) => {
                 self.close_where(backend, |live| is_on(live, server));
             }
-            Change::StreamClosed(stream) => self.close_where(backend, |live| {
-                live.kind == Kind::Stream && live.room == stream
-            }),
+            Change::StreamClosed(stream) => {
+                self.close_where(backend, |live| live.kind == Kind::Stream && live.room == stream)
+            }
             Change::StreamLeft { key, user } => {
                 self.dismiss(backend, user, |live| stream_key(live) == Some(&key));
             }

@@ -136,11 +136,8 @@ impl Authority {
         // what is right is let in whatever its neighbours behind one address have tried; guesses at
         // one user have a rate of their own.
         let guess = matches!(verdict, Err(UNAUTHENTICATED)) && self.rules.clients_have_addresses;
-        let verdict = if guess && !self.failures.take(now, address) {
-            Err(TOO_FAST)
-        } else {
-            verdict
-        };
+        let verdict =
+            if guess && !self.failures.take(now, address) { Err(TOO_FAST) } else { verdict };
         let verdict = verdict.unwrap_or_else(|(code, why)| Verdict::Refuse { code, why });
         self.command(shard, Command::Decide { connection, verdict });
     }

@@ -19,10 +19,10 @@ pub mod ledger;
 mod node;
 mod rooms;
 mod roster;
-mod spacebar;
+pub mod spacebar;
 mod throttle;
 mod tls_stream;
 pub mod token;
 mod webhook;
 
-pub use node::{ControlError, ControlThread, run};
+pub use node::{ControlError, ControlThread, check, run};

@@ -307,6 +307,15 @@ pub async fn run(
     Ok(())
 }
 
+/// Whether what the settings name for the control plane can be used.
+///
+/// # Errors
+/// What cannot.
+pub fn check(config: &Config) -> Result<(), ControlError> {
+    let checked = config.spacebar.as_ref().map_or(Ok(()), spacebar::check);
+    checked.map_err(|error| ControlError::Spacebar(error.to_string()))
+}
+
 /// The control plane on a thread of its own.
 #[derive(Debug)]
 pub struct ControlThread {

@@ -7,9 +7,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::backend::{
-    Answer, Backend, Change, Entitlement, Question, Report,
-};
+use super::backend::{Answer, Backend, Change, Entitlement, Question, Report};
 use crate::{
     config::{BackendName, Secret},
     id::{ChannelId, ServerId, SessionId, Token, UserId},

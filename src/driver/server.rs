@@ -15,12 +15,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{
     queues::{CONTROL_QUEUE_MAX, ControlQueues, SHARD_QUEUE_MAX, ToShard},
     shard::{ShardError, ShardThread, placements},
-    tls::{self, TlsError},
+    tls::{Certificate, TlsError},
     turnstile::Turnstile,
 };
 use crate::{
-    config::Config,
-    control::{ControlError, ControlThread},
+    config::{Config, TlsFiles},
+    control::{self, ControlError, ControlThread},
     crypto::Mode,
     id::ShardId,
     limits::HANDSHAKES_MAX,
@@ -92,6 +92,22 @@ pub struct Server {
     threads: Vec<JoinHandle<()>>,
     gateway: SocketAddr,
     media_ports: Vec<u16>,
+    certificate: Option<Arc<Certificate>>,
+}
+
+/// Whether a server with these settings would find all that they name. Listens nowhere.
+///
+/// # Errors
+/// What is wrong with the settings.
+pub fn check(config: &Config) -> Result<(), ServeError> {
+    let made_at_start = |files: &TlsFiles| {
+        files.certificate.starts_with(&config.state_dir) && !files.certificate.exists()
+    };
+    if let Some(files) = config.gateway.tls.as_ref().filter(|files| !made_at_start(files)) {
+        Certificate::load(files)?;
+    }
+    shard_config(config, ShardId(0))?;
+    Ok(control::check(config)?)
 }
 
 impl Server {
@@ -100,7 +116,8 @@ impl Server {
     /// # Errors
     /// What is wrong with the settings or the machine, and what to do about it.
     pub fn start(config: Arc<Config>) -> Result<Self, ServeError> {
-        let tls = config.gateway.tls.as_ref().map(tls::load).transpose()?;
+        let certificate = config.gateway.tls.as_ref().map(Certificate::load).transpose()?;
+        let tls = certificate.as_ref().map(Certificate::server_config).transpose()?;
         let control_listener = TcpListener::bind(config.control.listen).map_err(|source| {
             let address = config.control.listen;
             ServeError::Listen { setting: "control.listen", address, source }
@@ -155,7 +172,8 @@ impl Server {
         }
         let queues = ControlQueues { shards: senders.clone(), events };
         let control = ControlThread::start(config, queues, control_listener)?;
-        Ok(Self { control, shards: senders, threads, gateway: listen, media_ports })
+        let gateway = listen;
+        Ok(Self { control, shards: senders, threads, gateway, media_ports, certificate })
     }
 
     /// Where clients connect.
@@ -176,6 +194,14 @@ impl Server {
     /// Whether the control thread has ended, without which nobody can join, or a shard's for good.
     pub fn has_failed(&self) -> bool {
         self.control.is_finished() || self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Reads the gateway's certificate again; tells whether there is one.
+    ///
+    /// # Errors
+    /// What is wrong with it. The old one stays in use.
+    pub fn reload_certificate(&self) -> Result<bool, TlsError> {
+        self.certificate.as_ref().map_or(Ok(false), |it| it.reload().map(|()| true))
     }
 
     /// Tells every client to come back elsewhere or later, reports to the backend, and ends.

@@ -14,8 +14,7 @@ use crate::{
     config::BackendName,
     control::{
         backend::{
-            Answer, Backend, Change, Entitlement, Question, Report, Standing, Terms,
-            Ticket, Who,
+            Answer, Backend, Change, Entitlement, Question, Report, Standing, Terms, Ticket, Who,
         },
         ledger::Holder,
         roster::Live,

@@ -91,12 +91,34 @@ pub(super) struct Database {
 macro_rules! voice_columns {
     ($table:literal) => {
         concat!(
-            $table, ".user_id, ", $table, ".session_id, ", $table, ".token, ",
-            $table, ".guild_id, ", $table, ".channel_id, ", $table, ".mute, ",
-            $table, ".deaf, ", $table, ".suppress, ", $table, ".self_mute, ",
-            $table, ".self_deaf, ", $table, ".self_video, ",
-            "coalesce(", $table, ".self_stream, false), ",
-            "to_char(", $table, ".request_to_speak_timestamp, ",
+            $table,
+            ".user_id, ",
+            $table,
+            ".session_id, ",
+            $table,
+            ".token, ",
+            $table,
+            ".guild_id, ",
+            $table,
+            ".channel_id, ",
+            $table,
+            ".mute, ",
+            $table,
+            ".deaf, ",
+            $table,
+            ".suppress, ",
+            $table,
+            ".self_mute, ",
+            $table,
+            ".self_deaf, ",
+            $table,
+            ".self_video, ",
+            "coalesce(",
+            $table,
+            ".self_stream, false), ",
+            "to_char(",
+            $table,
+            ".request_to_speak_timestamp, ",
             "'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
         )
     };
@@ -226,13 +248,16 @@ impl Database {
         }
         let (session, token) = (&*session.0, token.reveal());
         let rows = self
-            .ask(LOOKUP, &[
-                (&user, Type::INT8),
-                (&session, Type::TEXT),
-                (&token, Type::TEXT),
-                (&server, Type::INT8),
-                (&channel, Type::INT8),
-            ])
+            .ask(
+                LOOKUP,
+                &[
+                    (&user, Type::INT8),
+                    (&session, Type::TEXT),
+                    (&token, Type::TEXT),
+                    (&server, Type::INT8),
+                    (&channel, Type::INT8),
+                ],
+            )
             .await?;
         let Some(row) = rows.first() else { return Ok(None) };
         match voice_row(row)? {
@@ -252,13 +277,16 @@ impl Database {
         let (user, channel) = (departure.holder.user.0 as i64, channel.0 as i64);
         let (session, token) = (&*departure.session.0, departure.token.reveal());
         let rows = self
-            .ask(LEAVE, &[
-                (&user, Type::INT8),
-                (&session, Type::TEXT),
-                (&token, Type::TEXT),
-                (&channel, Type::INT8),
-                (&is_retry, Type::BOOL),
-            ])
+            .ask(
+                LEAVE,
+                &[
+                    (&user, Type::INT8),
+                    (&session, Type::TEXT),
+                    (&token, Type::TEXT),
+                    (&channel, Type::INT8),
+                    (&is_retry, Type::BOOL),
+                ],
+            )
             .await?;
         rows.first().map_or(Ok(None), voice_row)
     }
@@ -272,13 +300,16 @@ impl Database {
         let (stream, user) = (departure.holder.server.0 as i64, departure.holder.user.0 as i64);
         let (session, token) = (&*departure.session.0, departure.token.reveal());
         let rows = self
-            .ask(LEAVE_STREAM, &[
-                (&stream, Type::INT8),
-                (&user, Type::INT8),
-                (&session, Type::TEXT),
-                (&token, Type::TEXT),
-                (&is_owner, Type::BOOL),
-            ])
+            .ask(
+                LEAVE_STREAM,
+                &[
+                    (&stream, Type::INT8),
+                    (&user, Type::INT8),
+                    (&session, Type::TEXT),
+                    (&token, Type::TEXT),
+                    (&is_owner, Type::BOOL),
+                ],
+            )
             .await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let owner = voice_row(row)?;
@@ -389,8 +420,7 @@ impl Database {
                     Ok((client, Listening::Tls(Box::new(connection))))
                 }
                 None => {
-                    let (client, connection) =
-                        self.config.connect(NoTls).await.map_err(refused)?;
+                    let (client, connection) = self.config.connect(NoTls).await.map_err(refused)?;
                     Ok((client, Listening::Plain(Box::new(connection))))
                 }
             }

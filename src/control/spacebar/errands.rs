@@ -138,6 +138,11 @@ pub(super) async fn read_regions(
     Regions::from_json(&text).ok_or_else(|| named("no settings of Spacebar's".to_owned()))
 }
 
+/// Whether the settings name what can be used; connects to nothing.
+pub(in crate::control) fn check(settings: &SpacebarSettings) -> Result<(), DatabaseError> {
+    Database::new(&settings.database).map(drop)
+}
+
 /// Runs the backend until the node has finished, and then until what it knew has been written.
 pub(in crate::control) fn run(
     node: Arc<Node>,
@@ -342,9 +347,9 @@ async fn remember(desk: Arc<Desk>) {
              was left over by an earlier run stays in his channel; see `stentor doctor --spacebar`"
         );
     }
-    let voices = rows.into_iter().filter(|expected| {
-        regions.endpoint(expected.region.as_deref()) == Some(endpoint)
-    });
+    let voices = rows
+        .into_iter()
+        .filter(|expected| regions.endpoint(expected.region.as_deref()) == Some(endpoint));
     let voices = voices.filter_map(|expected| {
         let row = expected.row;
         Some(Departure {

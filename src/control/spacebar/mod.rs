@@ -23,5 +23,5 @@ mod vigil;
 
 pub use adapter::Order;
 pub(super) use adapter::{ORDERS_MAX, Spacebar};
-pub(super) use errands::run;
+pub(super) use errands::{check, run};
 pub(super) use tally::Tally;

@@ -122,8 +122,11 @@ async fn connect_unbounded(url: &Secret) -> Result<Broker, BrokerError> {
     let mut bounds = FieldTable::default();
     bounds.insert("x-max-length".into(), AMQPValue::LongInt(QUEUE_MAX));
     bounds.insert("x-message-ttl".into(), AMQPValue::LongInt(QUEUE_TTL_MS));
-    let options =
-        QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
     let queue = channel.queue_declare("".into(), options, bounds).await?;
     let queue = queue.name().to_string();
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
@@ -206,7 +209,9 @@ impl Broker {
     async fn declare(&self, exchange: &str) -> Result<(), BrokerError> {
         let options = ExchangeDeclareOptions::default();
         let table = FieldTable::default();
-        self.channel.exchange_declare(exchange.into(), ExchangeKind::Fanout, options, table).await?;
+        self.channel
+            .exchange_declare(exchange.into(), ExchangeKind::Fanout, options, table)
+            .await?;
         Ok(())
     }
 

@@ -15,7 +15,7 @@ pub struct Regions {
 
 impl Regions {
     /// From a settings file.
-    pub(super) fn from_json(text: &str) -> Option<Self> {
+    pub fn from_json(text: &str) -> Option<Self> {
         #[derive(Deserialize)]
         struct File {
             regions: Section,

@@ -96,12 +96,7 @@ fn bind(path: &Path) -> io::Result<(UnixListener, u64)> {
     Ok((listener, inode))
 }
 
-async fn accept_while_there(
-    desk: &Arc<Desk>,
-    listener: &UnixListener,
-    path: &Path,
-    inode: u64,
-) {
+async fn accept_while_there(desk: &Arc<Desk>, listener: &UnixListener, path: &Path, inode: u64) {
     let places = Arc::new(Semaphore::new(TALKERS_MAX));
     let mut look = tokio::time::interval(LOOK);
     // Those who talk are cut off with the socket they came to.

@@ -14,8 +14,9 @@ use tracing::{debug, warn};
 use super::{
     errands::Desk,
     event::{Happening, Notice},
-    notify, rabbitmq, unix_bus,
+    notify, rabbitmq,
     tally::count,
+    unix_bus,
 };
 use crate::{config::SpacebarEvents, id::UserId};
 
@@ -126,8 +127,7 @@ async fn announce_if_missing(desk: Arc<Desk>, row: super::row::VoiceRow) {
     let Ok(_place) = desk.announcing().try_acquire() else { return };
     let since = Instant::now() - ANNOUNCE_PAUSE;
     tokio::time::sleep(ANNOUNCE_PAUSE).await;
-    let was_announced =
-        desk.marks().lock().announced.get(&row.user).is_some_and(|at| *at >= since);
+    let was_announced = desk.marks().lock().announced.get(&row.user).is_some_and(|at| *at >= since);
     if was_announced || desk.node().look(|authority| authority.is_in(row.user, channel)) {
         return;
     }
