@@ -1,6 +1,6 @@
 //! What the control thread knows and decides; who is let in is in `door`, what backends change in
 //! `changes`. Sans-IO: time comes in as values, commands to shards and public events come out of
-//! [`Authority::poll_output`]. Asks the backends, knows every live session by its serial, and places
+//! [`Authority::poll_output`]. Asks the backends, knows every live session by its serial, places
 //! channels on shards. Driven by `node`.
 
 use std::{

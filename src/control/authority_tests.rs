@@ -68,8 +68,7 @@ impl World {
 
     fn ask_from(&mut self, address: &str, request: AdmissionRequest) -> Vec<String> {
         self.asked += 1;
-        let connection = ConnectionId(self.asked);
-        let address = address.parse().unwrap();
+        let (connection, address) = (ConnectionId(self.asked), address.parse().unwrap());
         self.tell(0, Event::Admission { connection, address, request })
     }
 
@@ -102,9 +101,8 @@ impl World {
     }
 
     fn assert_empty(&self) {
-        let authority = &self.authority;
-        assert_eq!((authority.sessions(), authority.rooms()), (0, 0));
-        assert!(authority.sessions.is_empty() && authority.audiences.is_empty());
+        assert_eq!((self.authority.sessions(), self.authority.rooms()), (0, 0));
+        assert!(self.authority.sessions.is_empty() && self.authority.audiences.is_empty());
     }
 }
 
@@ -152,7 +150,7 @@ fn render(output: Output) -> String {
             };
             format!("{shard}> {what}")
         }
-        Output::Order(order) => unreachable!("no Spacebar here: {order:?}"),
+        other => unreachable!("no Spacebar here: {other:?}"),
     }
 }
 
@@ -290,8 +288,7 @@ fn a_signed_token_lets_in_with_its_own_channel() {
     let ask = |claims: &Claims, key: u8| {
         let mut world = World::new();
         let token = token::mint(&Secret::new(vec![key; 32]), claims);
-        let channel = Some(ChannelId(51));
-        let answer = world.ask(Identify { token, channel, ..identify(7) });
+        let answer = world.ask(Identify { token, channel: Some(ChannelId(51)), ..identify(7) });
         let policy = world.authority.policy(holder(7)).cloned();
         (answer[0].clone(), policy)
     };

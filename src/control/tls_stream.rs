@@ -1,5 +1,6 @@
 //! TLS over a tokio socket: the adapter between rustls, which does no I/O, and hyper, which does.
-//! Holds only what rustls does not: when to read and write the socket. Called by `webhook`; `spacebar` takes its trust from here.
+//! Holds only what rustls does not: when to read and write the socket. Called by `webhook`; whom
+//! to trust is here for `spacebar` too.
 
 use std::{
     io::{self, Read, Write},

@@ -14,8 +14,8 @@ use crate::{
     doctor::{Finding, Status, judge, judge_spacebar, observe},
 };
 
-/// Looks at this machine, and at the Spacebar of these settings if there are any, and prints what it
-/// finds. The exit code is 1 when something fails and 0 otherwise; warnings do not fail.
+/// Looks at this machine, and at the Spacebar of these settings if there are any, and prints what
+/// it finds. The exit code is 1 when something fails and 0 otherwise; warnings do not fail.
 pub fn run(json: bool, with_spacebar: Option<&Config>) -> ExitCode {
     let mut findings = judge(&observe());
     if let Some(config) = with_spacebar {

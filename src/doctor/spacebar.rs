@@ -129,6 +129,12 @@ fn gateway(seen: &Checkup) -> Finding {
     );
     match &seen.gateway {
         Ok(found) => finding.pass(found),
+        Err(error) if error.contains("certificate") => finding.fail(
+            error,
+            "sudo openssl x509 -noout -subject -issuer -dates -in /etc/stentor/fullchain.pem    # \
+             must name the host of gateway.public_endpoint, be whole (with its intermediate), in \
+             date and by an authority that clients know",
+        ),
         Err(error) => finding.warn(
             error,
             "sudo systemctl start stentor && sudo ss -ltnp | grep stentor    # and open the port in \

@@ -1,4 +1,4 @@
-//! What Spacebar or its operator changes is done to those who are here: by every way of learning it.
+//! What Spacebar or its operator changes is done to those who are here, whichever way it is learnt.
 
 use std::{
     thread,

@@ -2,7 +2,7 @@
 //! be stopped and started again, which keeps what is in it.
 
 use std::{
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -107,7 +107,7 @@ impl Postgres {
             assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "no lock");
             thread::sleep(Duration::from_millis(20));
         }
-        Lock(child)
+        Lock { child, unlock: self.command("voice") }
     }
 
     fn run(&self, statement: &str) {
@@ -132,10 +132,17 @@ impl Postgres {
 }
 
 /// A lock that is held.
-pub struct Lock(std::process::Child);
+pub struct Lock {
+    child: Child,
+    unlock: Command,
+}
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let _ = (self.0.kill(), self.0.wait());
+        // A session that sleeps does not notice that its client has gone.
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                   WHERE query = 'SELECT pg_sleep(60)'";
+        let _ = self.unlock.args(["-c", end]).output();
+        let _ = (self.child.kill(), self.child.wait());
     }
 }

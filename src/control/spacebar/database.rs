@@ -383,10 +383,7 @@ impl Database {
         let client = self.client().await?;
         match tokio::time::timeout(QUERY_TIMEOUT, client.batch_execute(text)).await {
             Ok(done) => done.map_err(query_error),
-            Err(_) => {
-                drop(Object::take(client));
-                Err(DatabaseError::Timeout)
-            }
+            Err(_) => Err(self.abandon(client)),
         }
     }
 
@@ -400,12 +397,25 @@ impl Database {
         let query = client.query_typed(statement, parameters);
         match tokio::time::timeout(QUERY_TIMEOUT, query).await {
             Ok(rows) => rows.map_err(query_error),
-            Err(_) => {
-                // The answer may yet come, and whoever had the connection next would wait for it.
-                drop(Object::take(client));
-                Err(DatabaseError::Timeout)
-            }
+            Err(_) => Err(self.abandon(client)),
         }
+    }
+
+    /// Gives up a connection that does not answer: whoever had it next would wait for what was
+    /// asked before. The server is told, for a statement that waits for a lock there goes on
+    /// waiting when nobody wants it any more, and holds one of the places that Spacebar needs too.
+    fn abandon(&self, client: Object) -> DatabaseError {
+        let cancel = client.cancel_token();
+        drop(Object::take(client));
+        let tls = self.tls.clone();
+        tokio::spawn(tokio::time::timeout(CONNECT_TIMEOUT, async move {
+            // If it cannot be told it is not there to wait.
+            let _ = match tls {
+                Some(tls) => cancel.cancel_query(tls).await,
+                None => cancel.cancel_query(NoTls).await,
+            };
+        }));
+        DatabaseError::Timeout
     }
 
     /// A connection of its own, for whoever listens on it. The second value must be polled for the

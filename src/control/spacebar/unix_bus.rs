@@ -1,5 +1,5 @@
-//! Spacebar's bus over unix sockets (protocol.md §6.1): a directory of sockets, one for each process
-//! that listens; who has something to say connects to all of them. We add one of our own.
+//! Spacebar's bus over unix sockets (protocol.md §6.1): a directory of sockets, one for each
+//! process that listens; who has something to say connects to all of them. We add one of our own.
 
 use std::{
     fs, io,
