@@ -43,6 +43,8 @@ pub(super) struct Question<'a> {
     pub(super) token: &'a Token,
     /// The channel the client believes it joins.
     pub(super) channel: Option<ChannelId>,
+    /// Whether it comes from where much was shown that was wrong: worth one look and no more.
+    pub(super) is_suspect: bool,
 }
 
 /// A backend's answer to an Identify.

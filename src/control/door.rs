@@ -66,7 +66,8 @@ impl Authority {
                 } else {
                     self.last_ticket += 1;
                     let ticket = Ticket(self.last_ticket);
-                    match self.ask(wall, ticket, holder, &identify) {
+                    let is_suspect = self.failures.is_used_up(now, &address);
+                    match self.ask(wall, ticket, holder, &identify, is_suspect) {
                         (_, Answer::Later) => {
                             let waiting = Waiting { shard, connection, address, identify };
                             self.waiting.insert(ticket, waiting);
@@ -109,6 +110,7 @@ impl Authority {
         ticket: Ticket,
         holder: Holder,
         identify: &Identify,
+        is_suspect: bool,
     ) -> (BackendName, Answer) {
         let question = Question {
             ticket,
@@ -116,6 +118,7 @@ impl Authority {
             session: &identify.session,
             token: &identify.token,
             channel: identify.channel,
+            is_suspect,
         };
         let mut answers = self
             .backends()

@@ -55,7 +55,7 @@ pub enum ControlError {
     #[error("control plane: {0}")]
     Setup(#[from] io::Error),
     /// A backend's settings are of no use.
-    #[error("spacebar.database: {0}")]
+    #[error("{0}")]
     Spacebar(String),
     /// The thread ended by a panic, which it has printed.
     #[error("the control thread died")]
@@ -277,7 +277,7 @@ pub async fn run(
     });
     let spacebar = config.spacebar.clone().map(|settings| {
         let running = spacebar::run(node.clone(), settings, orders);
-        running.map(tokio::spawn).map_err(|error| ControlError::Spacebar(error.to_string()))
+        running.map(tokio::spawn).map_err(ControlError::Spacebar)
     });
     let spacebar = spacebar.transpose()?;
     info!(%address, "control API is up");
@@ -312,8 +312,7 @@ pub async fn run(
 /// # Errors
 /// What cannot.
 pub fn check(config: &Config) -> Result<(), ControlError> {
-    let checked = config.spacebar.as_ref().map_or(Ok(()), spacebar::check);
-    checked.map_err(|error| ControlError::Spacebar(error.to_string()))
+    config.spacebar.as_ref().map_or(Ok(()), spacebar::check).map_err(ControlError::Spacebar)
 }
 
 /// The control plane on a thread of its own.

@@ -93,38 +93,41 @@ fn the_doctor_says_whether_a_spacebar_can_be_worked_for() {
 
 #[test]
 fn settings_are_checked_without_a_start() {
+    const DATABASE: &str = "STENTOR_SPACEBAR_DATABASE";
+    const EVENTS: &str = "STENTOR_SPACEBAR_EVENTS";
     let spacebar = Spacebar::start();
     let server = spacebar.server("poll", &[]);
-    let check = |name: &str, value: &str| {
+    let check = |given: &[(&str, &str)]| {
         let mut command = server.command();
-        command.args(["serve", "--check-config"]).env(name, value);
+        command.args(["serve", "--check-config"]).envs(given.iter().copied());
         let output = command.output().expect("the binary under test starts");
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!text.contains("hunter2"), "{text}");
         (output.status.success(), text)
     };
     // The ports are taken by the server itself: nothing is listened on.
-    assert_eq!(check("STENTOR_LOG_LEVEL", "info"), (true, String::new()));
-    for (name, value, complaint) in [
-        ("STENTOR_SPACEBAR_EVENTS", "carrier-pigeon", "rabbitmq-single"),
-        ("STENTOR_SPACEBAR_EVENTS", "rabbitmq-single", "spacebar.rabbitmq"),
-        ("STENTOR_SPACEBAR_DATABASE", "mysql://u:hunter2@h/d", "PostgreSQL"),
-        ("STENTOR_SPACEBAR_DATABASE", "postgres://u:hunter2@h:x/d", "PostgreSQL"),
-        ("STENTOR_SPACEBAR_DATABASE_CA", "/no/such/file", "/no/such/file"),
-        ("STENTOR_BACKENDS", "grants", "backends"),
-        ("STENTOR_GATEWAY_TLS_CERT", "/no/such/file", "gateway.tls_key"),
+    assert_eq!(check(&[]), (true, String::new()));
+    for (given, complaint) in [
+        (&[(EVENTS, "carrier-pigeon")][..], "rabbitmq-single"),
+        (&[(EVENTS, "rabbitmq-single")], "spacebar.rabbitmq"),
+        (
+            &[(EVENTS, "rabbitmq-single"), ("STENTOR_SPACEBAR_RABBITMQ", "amqp://u:hunter2@h:p")],
+            "not an AMQP URL",
+        ),
+        (&[(DATABASE, "mysql://u:hunter2@h/d")], "PostgreSQL"),
+        (&[(DATABASE, "postgres://u:hunter2@h:x/d")], "PostgreSQL"),
+        // An authority is only read where TLS is spoken.
+        (
+            &[
+                (DATABASE, "postgres://u:hunter2@db.example/d"),
+                ("STENTOR_SPACEBAR_DATABASE_CA", "/no/such/file"),
+            ],
+            "/no/such/file",
+        ),
+        (&[("STENTOR_BACKENDS", "grants")], "backends"),
+        (&[("STENTOR_GATEWAY_TLS_CERT", "/no/such/file")], "gateway.tls_key"),
     ] {
-        // A certificate authority is only read where TLS is spoken.
-        let (fine, text) = match name {
-            "STENTOR_SPACEBAR_DATABASE_CA" => {
-                let mut command = server.command();
-                command.args(["serve", "--check-config"]).env(name, value);
-                command.env("STENTOR_SPACEBAR_DATABASE", "postgres://u:hunter2@db.example/d");
-                let output = command.output().expect("the binary under test starts");
-                (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
-            }
-            _ => check(name, value),
-        };
-        assert!(!fine && text.contains(complaint), "{name}={value}: {text}");
+        let (fine, text) = check(given);
+        assert!(!fine && text.contains(complaint), "{given:?}: {text}");
     }
 }

@@ -62,6 +62,8 @@ pub enum Order {
         token: Token,
         /// The channel it believes in.
         channel: Option<ChannelId>,
+        /// Whether a row that is not there may be looked for again.
+        is_patient: bool,
     },
     /// Write down that a session is gone, unless its user comes back.
     Depart {
@@ -240,6 +242,7 @@ impl Backend for Spacebar {
             session: question.session.clone(),
             token: question.token.clone(),
             channel: question.channel,
+            is_patient: !question.is_suspect,
         });
         Answer::Later
     }

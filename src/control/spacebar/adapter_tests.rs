@@ -211,6 +211,39 @@ fn lookups_are_bounded_and_those_beyond_are_told_to_come_back() {
 }
 
 #[test]
+fn from_where_much_was_wrong_a_row_is_looked_for_once_and_still_lets_in() {
+    let mut world = World::new();
+    let is_patient = |world: &mut World, user: u64| {
+        world.asked += 1;
+        let request = AdmissionRequest::Identify(Identify {
+            server: GUILD,
+            channel: None,
+            user: UserId(user),
+            session: session(user),
+            token: Token::new("t"),
+            video: false,
+            streams: Vec::new(),
+            dave_max: 0,
+        });
+        let address = IpAddr::from([192, 0, 2, 1]);
+        world.tell(Event::Admission { connection: ConnectionId(world.asked), address, request });
+        match world.orders.pop() {
+            Some(Order::Lookup { ticket, is_patient, .. }) => (ticket, is_patient),
+            other => panic!("{other:?}"),
+        }
+    };
+    for user in 0..30 {
+        let (ticket, patient) = is_patient(&mut world, user);
+        assert!(patient, "{user}");
+        world.found(ticket, Found::Nothing);
+    }
+    let (ticket, patient) = is_patient(&mut world, 99);
+    assert!(!patient);
+    let decided = world.found(ticket, Found::Voice(row(99, Some(5))));
+    assert!(matches!(decided, Some(Command::Decide { verdict: Verdict::Join { .. }, .. })));
+}
+
+#[test]
 fn a_move_is_followed_within_two_seconds_or_ends_the_session() {
     let mut world = World::new();
     let serial = world.join(7, 5);

@@ -26,7 +26,7 @@ use crate::{
 
 /// Connections, hence queries at once. A lookup takes well under a millisecond of the database;
 /// more would only make its other users wait.
-const CONNECTIONS_MAX: usize = 8;
+pub(super) const CONNECTIONS_MAX: usize = 8;
 
 /// Time to connect, TLS and password included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

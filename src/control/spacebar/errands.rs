@@ -18,14 +18,15 @@ use tracing::{debug, info, warn};
 use super::{
     adapter::{Departure, Found, Order, Stay},
     bus::Bus,
-    database::{Database, DatabaseError, Known},
+    database::{CONNECTIONS_MAX, Database, DatabaseError, Known},
     event::Notice,
+    rabbitmq,
     region::Regions,
     tally::{Tally, count},
     vigil::{self, Marks},
 };
 use crate::{
-    config::SpacebarSettings,
+    config::{SpacebarEvents, SpacebarSettings},
     control::{backend::Ticket, ledger::Holder, node::Node},
     id::{ChannelId, ServerId, SessionId, Token, UserId},
 };
@@ -51,6 +52,9 @@ const GATES: usize = 256;
 /// Who may be waiting at once to be told where to connect.
 const ANNOUNCING_MAX: usize = 1_024;
 
+/// Departures written at once: half of the connections stay for those who come.
+const WRITING_MAX: usize = CONNECTIONS_MAX / 2;
+
 /// Time for what a stopping node has yet to write and say.
 const LAST_WORDS: Duration = Duration::from_secs(4);
 
@@ -63,6 +67,7 @@ pub(in crate::control) struct Desk {
     marks: Marks,
     marked: Notify,
     announcing: Semaphore,
+    writing: Semaphore,
     gates: Vec<RwLock<()>>,
 }
 
@@ -139,8 +144,13 @@ pub(super) async fn read_regions(
 }
 
 /// Whether the settings name what can be used; connects to nothing.
-pub(in crate::control) fn check(settings: &SpacebarSettings) -> Result<(), DatabaseError> {
-    Database::new(&settings.database).map(drop)
+pub(in crate::control) fn check(settings: &SpacebarSettings) -> Result<(), String> {
+    if let SpacebarEvents::RabbitMq { url, .. } = &settings.events {
+        rabbitmq::check(url).map_err(|error| format!("spacebar.rabbitmq: {error}"))?;
+    }
+    Database::new(&settings.database)
+        .map(drop)
+        .map_err(|error| format!("spacebar.database: {error}"))
 }
 
 /// Runs the backend until the node has finished, and then until what it knew has been written.
@@ -148,16 +158,18 @@ pub(in crate::control) fn run(
     node: Arc<Node>,
     settings: SpacebarSettings,
     orders: Receiver<Order>,
-) -> Result<impl Future<Output = ()> + Send, DatabaseError> {
+) -> Result<impl Future<Output = ()> + Send, String> {
+    check(&settings)?;
     let (bus, notices) = Bus::new(&settings.events);
     let desk = Arc::new(Desk {
-        database: Database::new(&settings.database)?,
+        database: Database::new(&settings.database).map_err(|error| error.to_string())?,
         node,
         bus,
         settings,
         marks: Marks::default(),
         marked: Notify::new(),
         announcing: Semaphore::new(ANNOUNCING_MAX),
+        writing: Semaphore::new(WRITING_MAX),
         gates: (0..GATES).map(|_| RwLock::new(())).collect(),
     });
     Ok(async move {
@@ -195,33 +207,37 @@ pub(in crate::control) fn run(
 
 async fn carry_out(desk: Arc<Desk>, order: Order) {
     match order {
-        Order::Lookup { ticket, holder, session, token, channel } => {
-            look_up(&desk, ticket, holder, &session, &token, channel).await;
+        Order::Lookup { ticket, holder, session, token, channel, is_patient } => {
+            let wanted = Wanted { holder, session, token, channel };
+            look_up(&desk, ticket, &wanted, is_patient).await;
         }
         Order::Depart { departure, pause } => depart(&desk, &departure, pause).await,
     }
 }
 
-async fn look_up(
-    desk: &Desk,
-    ticket: Ticket,
+/// What an Identify showed.
+struct Wanted {
     holder: Holder,
-    session: &SessionId,
-    token: &Token,
+    session: SessionId,
+    token: Token,
     channel: Option<ChannelId>,
-) {
+}
+
+async fn look_up(desk: &Desk, ticket: Ticket, wanted: &Wanted, is_patient: bool) {
+    let Wanted { holder, session, token, channel } = wanted;
+    let appearance = if is_patient { APPEARANCE } else { Duration::ZERO };
     let began = Instant::now();
     let answered = tokio::time::timeout(LOOKUP_TIMEOUT, async {
         let mut pause = LOOK_AGAIN_MIN;
         loop {
             // Answered before the gate opens again, so that no departure slips in between.
             let gate = desk.gate(holder.user).read().await;
-            let looked = desk.database.look_up(holder, session, token, channel).await;
+            let looked = desk.database.look_up(*holder, session, token, *channel).await;
             desk.tally().database_up.store(looked.is_ok(), Ordering::Relaxed);
             let found = match looked {
                 Ok(Some(Known::Voice(row))) => Some(Found::Voice(row)),
                 Ok(Some(Known::Stream(row))) => Some(Found::Stream(row)),
-                Ok(None) if began.elapsed() >= APPEARANCE => Some(Found::Nothing),
+                Ok(None) if began.elapsed() >= appearance => Some(Found::Nothing),
                 Ok(None) => None,
                 Err(error) => {
                     count(&desk.tally().database_failures);
@@ -293,6 +309,7 @@ async fn write(
     departure: &Departure,
     is_retry: bool,
 ) -> Result<Vec<Notice>, DatabaseError> {
+    let _place = desk.writing.acquire().await;
     let _gate = desk.gate(departure.holder.user).write().await;
     if desk.node.look(|authority| authority.has_returned(departure)) {
         return Ok(Vec::new());

@@ -19,6 +19,7 @@ use lapin::{
         QueueBindOptions, QueueDeclareOptions,
     },
     types::{AMQPValue, FieldTable, LongString},
+    uri::AMQPUri,
 };
 use tracing::{info, warn};
 
@@ -81,6 +82,17 @@ pub(super) async fn converse(
     }
 }
 
+/// Whether the URL is one.
+pub(super) fn check(url: &Secret) -> Result<(), &'static str> {
+    parse(url).map(drop).map_err(|_| "not an AMQP URL")
+}
+
+/// The parser's own words may quote the password.
+fn parse(url: &Secret) -> Result<AMQPUri, BrokerError> {
+    let text = std::str::from_utf8(url.reveal()).map_err(|_| BrokerError::Url)?;
+    text.parse().map_err(|_: String| BrokerError::Url)
+}
+
 /// Connects, for whoever only wants to know whether that can be done.
 pub(super) async fn try_connect(url: &Secret) -> Result<(), String> {
     let broker = connect(url).await.map_err(|error| error.to_string())?;
@@ -98,7 +110,7 @@ struct Broker {
 /// Never has a password in it: the client's errors do not repeat the URL.
 #[derive(Debug, thiserror::Error)]
 enum BrokerError {
-    #[error("the URL is not text")]
+    #[error("not an AMQP URL")]
     Url,
     #[error("{0}")]
     Amqp(#[from] lapin::Error),
@@ -113,10 +125,9 @@ async fn connect(url: &Secret) -> Result<Broker, BrokerError> {
 }
 
 async fn connect_unbounded(url: &Secret) -> Result<Broker, BrokerError> {
-    let url = std::str::from_utf8(url.reveal()).map_err(|_| BrokerError::Url)?;
     let name = LongString::from("stentor");
     let properties = ConnectionProperties::default().with_connection_name(name);
-    let connection = Connection::connect(url, properties).await?;
+    let connection = Connection::connect_uri(parse(url)?, properties).await?;
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let mut bounds = FieldTable::default();
