@@ -257,7 +257,7 @@ pub fn state_event(grant: &Grant, channel: Option<u64>, fields: Value) -> Value 
 /// Whether the event says that this user is in no channel any more.
 pub fn is_leave(event: &Value, user: u64) -> bool {
     event["event"]["event"] == "VOICE_STATE_UPDATE"
-        && event["event"]["data"]["user_id"] == user.to_string()
+        && event["event"]["data"]["user_id"].as_str() == Some(&*user.to_string())
         && event["event"]["data"]["channel_id"].is_null()
 }
 

@@ -260,6 +260,10 @@ impl Backend for Spacebar {
             DisconnectReason::Shutdown => self.expect(departure(live, true, true)),
             // Never here: his client is still trying, or has been told why not.
             _ if live.identified_at.is_none() && live.kind == Kind::Voice => {}
+            // He had a whole window to come back in.
+            DisconnectReason::ResumeTimeout | DisconnectReason::HeartbeatTimeout => {
+                self.order_departure(departure(live, true, false), Duration::ZERO);
+            }
             _ => {
                 let is_last = *reason != DisconnectReason::Replaced;
                 self.order_departure(departure(live, is_last, false), GOODBYE_PAUSE);

@@ -326,8 +326,8 @@ fn only_final_ends_are_written_and_lost_ones_wait_for_a_resume() {
     let mut world = World::new();
     for (reason, pause) in [
         (DisconnectReason::ClientLeft, Some(1)),
-        (DisconnectReason::ResumeTimeout, Some(1)),
-        (DisconnectReason::HeartbeatTimeout, Some(1)),
+        (DisconnectReason::ResumeTimeout, Some(0)),
+        (DisconnectReason::HeartbeatTimeout, Some(0)),
         (DisconnectReason::Kicked, Some(1)),
         (DisconnectReason::ProtocolError, Some(1)),
         (DisconnectReason::Shutdown, Some(61)),

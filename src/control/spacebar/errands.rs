@@ -22,6 +22,7 @@ use super::{
     event::Notice,
     rabbitmq,
     region::Regions,
+    row::VoiceRow,
     tally::{Tally, count},
     vigil::{self, Marks},
 };
@@ -48,6 +49,13 @@ const WRITE_AGAIN_MAX: Duration = Duration::from_secs(15);
 
 /// Locks that keep a user's lookups and departures apart; users share them by chance.
 const GATES: usize = 256;
+
+/// Time in which those who were here before a restart may come back by themselves.
+const RETURN_PAUSE: Duration = Duration::from_secs(2);
+
+/// Pause between two of those who are called back: a full house comes within a minute and not
+/// within a second.
+const CALL_PACE: Duration = Duration::from_millis(5);
 
 /// Who may be waiting at once to be told where to connect.
 const ANNOUNCING_MAX: usize = 1_024;
@@ -367,13 +375,13 @@ async fn remember(desk: Arc<Desk>) {
     let voices = rows
         .into_iter()
         .filter(|expected| regions.endpoint(expected.region.as_deref()) == Some(endpoint));
-    let voices = voices.filter_map(|expected| {
-        let row = expected.row;
+    let voices: Vec<VoiceRow> = voices.map(|expected| expected.row).collect();
+    let left = voices.iter().filter_map(|row| {
         Some(Departure {
             holder: Holder { server: row.server()?, user: row.user },
             stay: Stay::Voice(row.channel?),
-            session: row.session,
-            token: row.token?,
+            session: row.session.clone(),
+            token: row.token.clone()?,
             was_lost: true,
         })
     });
@@ -384,9 +392,26 @@ async fn remember(desk: Arc<Desk>) {
         stay: Stay::Stream { is_owner: true, key: stream.key() },
         was_lost: true,
     });
-    let expected: Vec<Departure> = voices.chain(streams).collect();
+    let expected: Vec<Departure> = left.chain(streams).collect();
     if !expected.is_empty() {
         info!(people = expected.len(), "waiting for those who were here before");
     }
     desk.node.act(|authority, _, _| authority.expect(expected));
+    call_back(&desk, voices).await;
+}
+
+/// Some libraries ask Spacebar for their channel anew as soon as they have lost it, and wait to be
+/// told where to connect; nobody was there to tell them when they did.
+async fn call_back(desk: &Desk, voices: Vec<VoiceRow>) {
+    if !desk.bus.has_voice() {
+        return;
+    }
+    tokio::time::sleep(RETURN_PAUSE).await;
+    for row in voices {
+        let (Some(channel), Some(token)) = (row.channel, &row.token) else { continue };
+        if !desk.node.look(|authority| authority.is_in(row.user, channel)) {
+            desk.say(Notice::server(&row, token, desk.endpoint())).await;
+            tokio::time::sleep(CALL_PACE).await;
+        }
+    }
 }
