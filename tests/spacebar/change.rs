@@ -204,6 +204,10 @@ fn who_waits_for_a_server_that_spacebar_does_not_name_again_is_told() {
         told["event"]["data"],
         json!({"token": b.token, "guild_id": b.server.to_string(), "endpoint": b.endpoint})
     );
+    let state = spacebar.hear("that it is in its channel", |event| {
+        event["event"]["event"] == "VOICE_STATE_UPDATE" && event["event"]["user_id"] == "11"
+    });
+    assert_eq!(state["event"]["data"]["channel_id"], CHANNEL.to_string());
     // Who is here, or was told by Spacebar, is not told again.
     let mut bob = enter(&server, &b);
     spacebar.emit_state_with(&b, Some(CHANNEL), json!({"self_mute": true}));

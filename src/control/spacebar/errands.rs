@@ -410,7 +410,9 @@ async fn call_back(desk: &Desk, voices: Vec<VoiceRow>) {
     for row in voices {
         let (Some(channel), Some(token)) = (row.channel, &row.token) else { continue };
         if !desk.node.look(|authority| authority.is_in(row.user, channel)) {
-            desk.say(Notice::server(&row, token, desk.endpoint())).await;
+            for notice in Notice::call(&row, token, desk.endpoint()) {
+                desk.say(notice).await;
+            }
             tokio::time::sleep(CALL_PACE).await;
         }
     }

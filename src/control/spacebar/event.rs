@@ -201,8 +201,19 @@ impl Notice {
         Self::of_place(stream.guild, stream.channel, "STREAM_DELETE", data)
     }
 
-    /// A user is told where to connect, again.
-    pub(super) fn server(row: &VoiceRow, token: &Token, endpoint: &str) -> Self {
+    /// A user is told where to connect, again, and then in which channel he is: discord.py, which
+    /// has just lost its connection, takes the two in this order only.
+    pub(super) fn call(row: &VoiceRow, token: &Token, endpoint: &str) -> [Self; 2] {
+        let state = Self {
+            id: row.user.0,
+            name: "VOICE_STATE_UPDATE",
+            data: row.public(row.guild, row.channel),
+            addressee: "user_id",
+        };
+        [Self::server(row, token, endpoint), state]
+    }
+
+    fn server(row: &VoiceRow, token: &Token, endpoint: &str) -> Self {
         let mut data = json!({
             "token": token.reveal(),
             "guild_id": row.guild,

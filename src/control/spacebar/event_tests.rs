@@ -142,10 +142,13 @@ fn what_we_say_of_a_departure_is_read_as_one() {
 
 #[test]
 fn whom_we_tell_where_to_connect_is_told_as_spacebar_does() {
-    let told = Notice::server(&row(), &Token::new("t"), "h:443");
+    let [told, state] = Notice::call(&row(), &Token::new("t"), "h:443");
+    let json: Value = serde_json::from_slice(&state.to_json()).unwrap();
+    assert_eq!((&json["id"], &json["event"]["user_id"]), (&json!("10"), &json!("10")));
+    assert_eq!(json["event"]["data"]["channel_id"], "5");
     let expected = json!({"token": "t", "guild_id": "1", "endpoint": "h:443"});
     assert_eq!((told.id, &told.data), (10, &expected), "no channel in a guild");
     let call = VoiceRow { guild: None, ..row() };
-    let told = Notice::server(&call, &Token::new("t"), "h:443");
+    let [told, _] = Notice::call(&call, &Token::new("t"), "h:443");
     assert_eq!((&told.data["channel_id"], &told.data["guild_id"]), (&json!("5"), &Value::Null));
 }

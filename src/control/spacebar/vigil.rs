@@ -146,7 +146,9 @@ async fn announce_if_missing(desk: Arc<Desk>, row: super::row::VoiceRow) {
     }
     if let Some(token) = &found.row.token {
         debug!(user = %row.user, "telling somebody who waits where to connect");
-        desk.say(Notice::server(&found.row, token, endpoint)).await;
+        for notice in Notice::call(&found.row, token, endpoint) {
+            desk.say(notice).await;
+        }
     }
 }
 
