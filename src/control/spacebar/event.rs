@@ -77,7 +77,7 @@ pub(super) fn read_bare(name: &str, exchange: &str, bytes: &[u8]) -> Option<Happ
     understand(name, text, address)
 }
 
-/// Whether [`read`] makes anything of these bytes: for those who only test it.
+/// Whether these bytes are an event of interest: for those who only test the reading.
 pub fn is_understood(bytes: &[u8]) -> bool {
     read(bytes).is_some()
 }
