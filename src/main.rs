@@ -15,7 +15,13 @@ use stentor::{
 #[command(version, about, arg_required_else_help = true)]
 enum Command {
     /// Run the server; without settings it is a development server on loopback
-    Serve(Flags),
+    Serve {
+        #[command(flatten)]
+        flags: Flags,
+        /// Tell whether the settings are fine, and do not start.
+        #[arg(long)]
+        check_config: bool,
+    },
     /// Ask a running server to let users into a channel; prints their tickets as JSON
     Grant {
         #[command(flatten)]
@@ -24,7 +30,7 @@ enum Command {
         flags: Flags,
     },
     /// Play a scenario with virtual clients against a server, and measure loss, latency and cost
-    #[command(mut_arg("scenario", |arg| arg.required_unless_present("compare")))]
+    #[command(mut_arg("scenario", |arg| arg.required_unless_present_any(["compare", "page"])))]
     Load {
         #[command(flatten)]
         args: Box<LoadArgs>,
@@ -38,6 +44,12 @@ enum Command {
         /// Print findings as JSON.
         #[arg(long)]
         json: bool,
+        /// Tell too whether this server could work for the Spacebar with this database; without a
+        /// URL, for the one in the settings.
+        #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "")]
+        spacebar: Option<String>,
+        #[command(flatten)]
+        flags: Flags,
     },
 }
 
@@ -53,18 +65,31 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
-        Command::Serve(flags) => serve(&flags),
+        Command::Serve { flags, check_config: true } => {
+            stentor::serve::check(&Config::inspect(&flags)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Serve { flags, check_config: false } => serve(&flags),
         Command::Grant { request, flags } => {
             let tickets = grant::issue(&ControlAccess::load(&flags)?, &request)?;
             println!("{}", serde_json::to_string(&tickets)?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Load { args, compare } => match &compare.compare {
-            Some(files) => Ok(load::compare::run(files, compare.tolerance())),
-            None => Ok(load::load(&args)?),
+        Command::Load { args, compare } => match (&compare.compare, &compare.page) {
+            (Some(files), _) => Ok(load::compare::run(files, compare.tolerance())),
+            (None, Some(files)) => {
+                load::compare::draw(files)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            (None, None) => Ok(load::load(&args)?),
         },
         Command::Plan(args) => Ok(plan::plan(&args)?),
-        Command::Doctor { json } => Ok(stentor::doctor::run(json)),
+        Command::Doctor { json, spacebar: None, .. } => Ok(stentor::doctor::run(json, None)),
+        Command::Doctor { json, spacebar: Some(url), flags } => {
+            // The command line shows to everybody on the machine; the settings need not.
+            let flags = if url.is_empty() { flags } else { flags.with("spacebar.database", &url) };
+            Ok(stentor::doctor::run(json, Some(&Config::inspect(&flags)?)))
+        }
     }
 }
 

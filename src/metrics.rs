@@ -221,13 +221,14 @@ impl AddAssign<&Counters> for Counters {
 }
 
 /// Upper bounds of a [`Latency`] histogram's buckets, nanoseconds; one more bucket holds the rest.
-pub const LATENCY_BOUNDS_NS: [u64; 18] = [
+pub const LATENCY_BOUNDS_NS: [u64; 19] = [
     2_000,
     5_000,
     10_000,
     20_000,
     35_000,
     50_000,
+    60_000,
     75_000,
     100_000,
     150_000,

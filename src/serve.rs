@@ -7,10 +7,24 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     config::Config,
-    driver::server::{ServeError, Server, keep_off, reserve_descriptors},
+    driver::server::{self, ServeError, Server, keep_off, reserve_descriptors},
 };
 
-/// Runs the server until SIGINT or SIGTERM.
+/// Tells whether a server would start with these settings, as far as can be told without starting
+/// one.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check(config: &Config) -> Result<(), ServeError> {
+    server::check(config)?;
+    for notice in &config.notices {
+        println!("{notice}");
+    }
+    println!("the settings are fine");
+    Ok(())
+}
+
+/// Runs the server until SIGINT or SIGTERM. SIGHUP makes it read its certificate again.
 ///
 /// # Errors
 /// It could not start, or the control thread died.
@@ -26,6 +40,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         let setup = |source| ServeError::Setup { what: "wait for signals", source };
         let mut interrupt = signal(SignalKind::interrupt()).map_err(setup)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(setup)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(setup)?;
         let server = Server::start(config.clone())?;
         announce(&config, &server);
         let mut watch = tokio::time::interval(Duration::from_secs(1));
@@ -33,6 +48,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
             tokio::select! {
                 _ = interrupt.recv() => break false,
                 _ = terminate.recv() => break false,
+                _ = hangup.recv() => reload(&server),
                 _ = watch.tick() => if server.has_failed() { break true },
             }
         };
@@ -40,6 +56,15 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         let stopped = server.stop();
         if failed { stopped.and(Err(ServeError::Died)) } else { stopped }
     })
+}
+
+/// A new certificate is shown from the next handshake on.
+fn reload(server: &Server) {
+    match server.reload_certificate() {
+        Ok(true) => tracing::info!("the certificate was read again"),
+        Ok(false) => tracing::info!("there is no certificate to read again"),
+        Err(error) => tracing::error!(%error, "the old certificate stays in use"),
+    }
 }
 
 /// Tells the operator what runs where, and what to do next.

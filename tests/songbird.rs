@@ -23,6 +23,7 @@ use support::{
     client::{Client, shard},
     proxy::Proxy,
     server::{Grant, Server},
+    spacebar::Spacebar,
     tone::{self, SAMPLE_RATE, Sine, VOICES},
     trust::{trusting, trusting_nobody},
 };
@@ -209,6 +210,45 @@ fn channels_on_different_shards_never_hear_each_other() {
                 hearer.assert_heard_exactly(&[speaker]);
             }
         });
+    });
+}
+
+#[test]
+fn those_whom_spacebar_lets_in_talk_and_move_and_are_seen_to_leave() {
+    trusting("those_whom_spacebar_lets_in_talk_and_move_and_are_seen_to_leave", |state| {
+        let spacebar = Spacebar::start();
+        let settings = spacebar.settings("unix");
+        let mut settings: Vec<(&str, &str)> =
+            settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        settings.push(("RESUME_WINDOW", "1s"));
+        let server = Server::within(state, &settings);
+        on_one_thread(async {
+            // What Spacebar names does not resolve; the certificate is for this name.
+            let endpoint = format!("localhost:{}", server.gateway().port());
+            let grants = [(10, CHANNEL), (11, CHANNEL), (12, OTHER_CHANNEL)]
+                .map(|(user, channel)| spacebar.join(user, channel));
+            let [a, b, c] = &grants;
+            let mut alice = Voice::join_at(a, &endpoint, VOICES[0]).await;
+            let mut bob = Voice::join_at(b, &endpoint, VOICES[1]).await;
+            let mut carol = Voice::join_at(c, &endpoint, VOICES[2]).await;
+            [&mut alice, &mut bob, &mut carol].into_iter().for_each(Voice::speak);
+            alice.until_hears(&bob).await;
+            bob.until_hears(&alice).await;
+            alice.assert_heard_exactly(&[&bob]);
+
+            // The main gateway moves her; her library connects anew with the token it had.
+            let moved = spacebar.move_to(a, OTHER_CHANNEL);
+            alice.driver.connect(info(&moved, &endpoint)).await.expect("songbird moves");
+            until("bob sees her go", || bob.heard().gone.contains(&10)).await;
+            alice.until_hears(&carol).await;
+            carol.until_hears(&alice).await;
+
+            drop(carol);
+            until("alice sees carol go", || alice.heard().gone.contains(&12)).await;
+        });
+        spacebar.hear_leave(12);
+        assert_eq!(spacebar.row(12), "|f|f");
+        assert_eq!(spacebar.row(10), format!("{OTHER_CHANNEL}||f"));
     });
 }
 

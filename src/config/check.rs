@@ -16,6 +16,7 @@ use super::{
     Webhook,
     parse::{self, Complaint, complain},
     settings::{Environment, Layers},
+    spacebar::{backends, spacebar},
     state::{self, Kept, StateDir},
 };
 use crate::sfu::E2ee;
@@ -27,16 +28,16 @@ const SHARDS_MAX: u16 = 1_024;
 const SECRET_BYTES_MIN: usize = 16;
 
 /// A setting's meaning and where it came from.
-struct Given<T> {
-    value: T,
+pub(super) struct Given<T> {
+    pub(super) value: T,
     origin: Origin,
 }
 
 /// Asks the layers and gives complaints their key and origin.
-struct Reader<'a>(Layers<'a>);
+pub(super) struct Reader<'a>(Layers<'a>);
 
 impl Reader<'_> {
-    fn find<T>(
+    pub(super) fn find<T>(
         &self,
         key: &'static str,
         parse: impl FnOnce(&str) -> Result<T, Complaint>,
@@ -48,7 +49,7 @@ impl Reader<'_> {
         }
     }
 
-    fn get<T>(
+    pub(super) fn get<T>(
         &self,
         key: &'static str,
         default: T,
@@ -59,7 +60,7 @@ impl Reader<'_> {
     }
 
     /// A complaint about a setting whose text is fine by itself, or missing.
-    fn object<T>(
+    pub(super) fn object<T>(
         &self,
         key: &'static str,
         problem: impl Display,
@@ -71,7 +72,7 @@ impl Reader<'_> {
 
     /// A secret given by text or by file. The stronger source wins; both from one source is a
     /// contradiction.
-    fn secret_text(
+    pub(super) fn secret_text(
         &self,
         key: &'static str,
         file_key: &'static str,
@@ -175,7 +176,11 @@ pub(super) fn config(
         }
     };
 
+    let spacebar = spacebar(&reader)?;
+    let backends = backends(&reader, spacebar.as_ref())?;
     Ok(Config {
+        backends,
+        spacebar,
         gateway: Gateway {
             listen: listen.value,
             tls,

@@ -94,6 +94,12 @@ fn every_setting_is_read_from_all_three_places() {
     let mut secret_file = tempfile::NamedTempFile::new().unwrap();
     writeln!(secret_file, "{secret}").unwrap();
     let secret_file = secret_file.path().to_str().unwrap();
+    let (database, broker) = ("postgres://u:p@127.0.0.1/d", "amqp://u:p@127.0.0.1/");
+    let [database_file, broker_file] = [database, broker].map(|text| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "{text}").unwrap();
+        file
+    });
     for setting in SETTINGS {
         let text = match setting.key {
             "gateway.listen" | "control.listen" => "127.0.0.1:9000",
@@ -113,6 +119,13 @@ fn every_setting_is_read_from_all_three_places() {
             "log.format" => "json",
             "log.level" => "debug",
             "state_dir" => "/tmp/x",
+            "backends" => "grants,tokens",
+            "spacebar.database" => database,
+            "spacebar.database_file" => database_file.path().to_str().unwrap(),
+            "spacebar.rabbitmq" => broker,
+            "spacebar.rabbitmq_file" => broker_file.path().to_str().unwrap(),
+            "spacebar.events" => "notify",
+            "spacebar.database_ca" | "spacebar.socket_path" | "spacebar.config_file" => "/x",
             _ => "a-long-enough-secret",
         };
         // What only goes together with another setting.
@@ -120,6 +133,15 @@ fn every_setting_is_read_from_all_three_places() {
             "gateway.tls_cert" => &[("gateway.tls_key", "/y.pem")],
             "gateway.tls_key" => &[("gateway.tls_cert", "/y.pem")],
             "control.webhook_url" => &[("control.webhook_secret", "s")],
+            "spacebar.rabbitmq" | "spacebar.rabbitmq_file" => {
+                &[("spacebar.database", database), ("spacebar.events", "rabbitmq-single")]
+            }
+            "spacebar.socket_path" => {
+                &[("spacebar.database", database), ("spacebar.events", "unix")]
+            }
+            "spacebar.events" | "spacebar.database_ca" | "spacebar.config_file" => {
+                &[("spacebar.database", database)]
+            }
             _ => &[],
         };
         let variable = setting.variable();
@@ -340,4 +362,30 @@ fn the_state_directory_follows_systemd_then_xdg_then_home() {
     assert_eq!(state_dir(&[xdg]), "/state/stentor");
     assert_eq!(state_dir(&[("XDG_STATE_HOME", "relative")]), "/home/nobody/.local/state/stentor");
     assert_eq!(state_dir(&[("HOME", "")]), "/var/lib/stentor");
+}
+
+#[test]
+fn backends_follow_from_what_is_given_unless_they_are_named() {
+    use crate::config::{BackendName as Name, SpacebarEvents};
+    let url = ("spacebar.database", "postgres://u:p@db.example/d");
+    assert_eq!(flags(&[]).unwrap().backends, [Name::Grants, Name::Tokens]);
+    let config = flags(&[url]).unwrap();
+    assert_eq!(config.backends, [Name::Grants, Name::Tokens, Name::Spacebar]);
+    assert!(matches!(config.spacebar.unwrap().events, SpacebarEvents::Poll));
+    let alone = flags(&[url, ("backends", "spacebar")]).unwrap();
+    assert_eq!(alone.backends, [Name::Spacebar]);
+    for (given, complaint) in [
+        (&[("backends", "spacebar")][..], "spacebar.database_file"),
+        (&[url, ("backends", "grants")], "does not name spacebar"),
+        (&[("backends", "grants,magic")], "`magic` is not a choice"),
+        (&[("spacebar.events", "unix")], "spacebar.database_file"),
+        (&[url, ("spacebar.events", "unix")], "EVENT_SOCKET_PATH"),
+        (&[url, ("spacebar.events", "rabbitmq-single")], "spacebar.rabbitmq_file"),
+        (&[("spacebar.database", "sqlite:x")], "not a PostgreSQL URL"),
+    ] {
+        let error = flags_error(given);
+        assert!(error.contains(complaint), "{given:?}: {error}");
+    }
+    let error = flags_error(&[("spacebar.database", "postgres://u:hunter2@h:port/d")]);
+    assert!(!error.contains("hunter2"), "{error}");
 }

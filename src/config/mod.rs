@@ -8,6 +8,7 @@ mod log;
 mod parse;
 mod secret;
 mod settings;
+mod spacebar;
 mod state;
 
 use std::{
@@ -20,6 +21,7 @@ use std::{
 
 pub use secret::{KEY_BYTES_MIN, Secret, hex};
 pub use settings::{Flags, Origin, SETTINGS, Setting};
+pub use spacebar::{Exchanges, SpacebarDatabase, SpacebarEvents, SpacebarSettings};
 
 use crate::sfu::E2ee;
 
@@ -34,6 +36,10 @@ pub struct Config {
     pub shards: NonZeroU16,
     /// The control API.
     pub control: Control,
+    /// Who is asked about an Identify.
+    pub backends: Vec<BackendName>,
+    /// An unmodified Spacebar, if there is one to work for.
+    pub spacebar: Option<SpacebarSettings>,
     /// Key of signed tokens (protocol.md §6.4).
     pub token_key: Secret,
     /// Names of the encryption modes offered, in order of preference (protocol.md §2.4).
@@ -49,6 +55,17 @@ pub struct Config {
     /// What an operator should be told at start: allowed, but worth a second thought, and where
     /// things made on first start are.
     pub notices: Vec<String>,
+}
+
+/// The backends there are; an operator chooses among them (`backends`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BackendName {
+    /// Grants pushed through the control API.
+    Grants,
+    /// Tokens that carry their grant, signed.
+    Tokens,
+    /// Spacebar's own tables and events.
+    Spacebar,
 }
 
 /// WebSockets of clients.

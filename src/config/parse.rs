@@ -12,7 +12,7 @@ use std::{
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Endpoint, LogFormat, Plaintext};
+use super::{BackendName, Endpoint, LogFormat, Plaintext};
 use crate::sfu::E2ee;
 
 /// Longest resume window: ghosts hold their places in a channel for as long.
@@ -110,6 +110,36 @@ pub(super) fn plaintext(text: &str) -> Result<Plaintext, Complaint> {
 pub(super) fn e2ee(text: &str) -> Result<E2ee, Complaint> {
     let choices = [("off", E2ee::Off), ("optional", E2ee::Optional), ("required", E2ee::Required)];
     choose(text, &choices)
+}
+
+/// Values of `spacebar.events`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EventsChoice {
+    Unix,
+    RabbitMqSingle,
+    RabbitMqLegacy,
+    Notify,
+    Poll,
+}
+
+pub(super) fn spacebar_events(text: &str) -> Result<EventsChoice, Complaint> {
+    let choices = [
+        ("unix", EventsChoice::Unix),
+        ("rabbitmq-single", EventsChoice::RabbitMqSingle),
+        ("rabbitmq-legacy", EventsChoice::RabbitMqLegacy),
+        ("notify", EventsChoice::Notify),
+        ("poll", EventsChoice::Poll),
+    ];
+    choose(text, &choices)
+}
+
+pub(super) fn backends(text: &str) -> Result<Vec<BackendName>, Complaint> {
+    let choices = [
+        ("grants", BackendName::Grants),
+        ("tokens", BackendName::Tokens),
+        ("spacebar", BackendName::Spacebar),
+    ];
+    text.split(',').map(|name| choose(name.trim(), &choices)).collect()
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, Complaint> {

@@ -50,6 +50,15 @@ settings! {
     "control.webhook_url" "URL" "Where events are posted [default: nowhere]",
     "control.webhook_secret" "TEXT" "Signs posted events; required with control.webhook_url",
     "control.speaking_events" "true|false" "Report who speaks [default: false]",
+    "backends" "NAME,…" "Who is asked whether somebody may join: grants, tokens, spacebar [default: grants,tokens, and spacebar if its database is given]",
+    "spacebar.database" "URL" "Spacebar's database, postgres://…; prefer spacebar.database_file: it has a password in it",
+    "spacebar.database_file" "FILE" "File holding spacebar.database",
+    "spacebar.database_ca" "FILE" "Certificate authority of the database's server, PEM [default: those the machine trusts]",
+    "spacebar.events" "unix|rabbitmq-single|rabbitmq-legacy|notify|poll" "How moves, mutes and kicks are learnt: Spacebar's EVENT_TRANSMISSION, or from the database [default: poll]",
+    "spacebar.socket_path" "DIRECTORY" "Spacebar's EVENT_SOCKET_PATH, with spacebar.events=unix",
+    "spacebar.rabbitmq" "URL" "Spacebar's message broker, amqp://…; prefer spacebar.rabbitmq_file",
+    "spacebar.rabbitmq_file" "FILE" "File holding spacebar.rabbitmq",
+    "spacebar.config_file" "FILE" "Spacebar's CONFIG_PATH, where its regions are [default: its database]",
     "token.key" "HEX" "Key of signed tokens, 32 bytes or more [default on loopback: one made on first start]",
     "token.key_file" "FILE" "File holding token.key",
     "modes" "NAME,…" "Encryption modes offered, best first [default: aead_aes256_gcm_rtpsize,aead_xchacha20_poly1305_rtpsize]",
@@ -92,6 +101,12 @@ impl Flags {
     pub fn of(config: Option<PathBuf>, given: &[(&'static str, &str)]) -> Self {
         let given = given.iter().map(|&(key, value)| (key, value.to_owned())).collect();
         Self { config, given }
+    }
+
+    /// The same, and this one besides.
+    pub fn with(mut self, key: &'static str, text: &str) -> Self {
+        self.given.push((key, text.to_owned()));
+        self
     }
 }
 

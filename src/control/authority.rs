@@ -1,9 +1,10 @@
-//! What the control thread knows and decides; who is let in is in `door`. Sans-IO: time comes in as
-//! values, commands to shards and public events come out of [`Authority::poll_output`]. Holds the
-//! grants, knows every live session by its serial, and places channels on shards. Driven by `node`.
+//! What the control thread knows and decides; who is let in is in `door`, what backends change in
+//! `changes`. Sans-IO: time comes in as values, commands to shards and public events come out of
+//! [`Authority::poll_output`]. Asks the backends, knows every live session by its serial, places
+//! channels on shards. Driven by `node`.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -11,18 +12,22 @@ use std::{
 use time::OffsetDateTime;
 
 use super::{
+    backend::{Backend, Report, Ticket},
     directory::Directory,
+    door::Waiting,
     event_log::{Occurrence, PublicEvent, Subject},
     ledger::{Grant, Holder, Ledger},
     roster::{Live, Roster},
+    spacebar::{Order, Spacebar},
     throttle::{Rate, Throttle},
+    token::SignedTokens,
 };
 use crate::{
-    config::Secret,
+    config::{BackendName, Secret},
     driver::queues::News,
     id::{ChannelId, Serial, ShardId},
     limits::GRANTS_MAX,
-    sfu::{Command, DisconnectReason, E2ee, Event, Kind, Policy, Verdict},
+    sfu::{Command, DisconnectReason, E2ee, Event, Kind, Policy},
     signalling::CloseCode,
 };
 
@@ -37,10 +42,6 @@ const FAILURE_RATE: Rate = Rate { burst: 30, refill: Duration::from_millis(500) 
 /// Keys the rate limits remember: 64 bytes each, so a flood costs a few megabytes.
 const THROTTLE_KEYS_MAX: usize = 65_536;
 
-/// How long a session may stay in its channel when its grant has moved to another one
-/// (protocol.md §6.3).
-const MOVE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Within this time changes of who speaks, or watches, become one event (protocol.md §6.3).
 const COALESCE: Duration = Duration::from_millis(200);
 
@@ -49,6 +50,8 @@ const COALESCE: Duration = Duration::from_millis(200);
 pub struct Rules {
     /// How many shards there are.
     pub shards: usize,
+    /// Who is asked about an Identify.
+    pub backends: Vec<BackendName>,
     /// Key of signed tokens.
     pub token_key: Secret,
     /// End-to-end encryption where a signed token lets somebody in: it cannot say.
@@ -58,6 +61,9 @@ pub struct Rules {
     /// Whether connections come from the clients' own addresses rather than a proxy's, so that one
     /// address's failures are one guest's.
     pub clients_have_addresses: bool,
+    /// How long a session's place is kept for a resume: as long as nobody knows whether who was
+    /// here before a restart is still there.
+    pub resume_window: Duration,
 }
 
 /// What the authority wants done.
@@ -67,6 +73,8 @@ pub enum Output {
     Command(ShardId, Command),
     /// Tell the backend.
     Published(PublicEvent),
+    /// Do this with Spacebar.
+    Order(Order),
 }
 
 /// Why a grant is not stored.
@@ -84,6 +92,9 @@ pub enum GrantRefusal {
     /// The server is stopping.
     #[error("this node is draining")]
     Draining,
+    /// The operator chose other backends.
+    #[error("this node takes no grants: `backends` does not name them")]
+    Disabled,
 }
 
 /// Decides admissions. Four kinds of method: getters; `handle_*` for what shards and the clock
@@ -93,6 +104,11 @@ pub enum GrantRefusal {
 pub struct Authority {
     pub(super) rules: Rules,
     pub(super) ledger: Ledger,
+    pub(super) tokens: SignedTokens,
+    pub(super) spacebar: Option<Spacebar>,
+    /// Connections whose backend has yet to answer.
+    pub(super) waiting: BTreeMap<Ticket, Waiting>,
+    pub(super) last_ticket: u64,
     pub(super) directory: Directory,
     pub(super) sessions: Roster,
     pub(super) identifies: Throttle<(Holder, IpAddr)>,
@@ -120,8 +136,15 @@ impl Authority {
     pub fn new(rules: Rules) -> Self {
         Self {
             directory: Directory::new(rules.shards),
-            rules,
             ledger: Ledger::default(),
+            tokens: SignedTokens::new(rules.token_key.clone(), rules.e2ee),
+            spacebar: rules
+                .backends
+                .contains(&BackendName::Spacebar)
+                .then(|| Spacebar::new(rules.e2ee, rules.resume_window)),
+            rules,
+            waiting: BTreeMap::new(),
+            last_ticket: 0,
             sessions: Roster::default(),
             identifies: Throttle::new(IDENTIFY_RATE, THROTTLE_KEYS_MAX),
             failures: Throttle::new(FAILURE_RATE, THROTTLE_KEYS_MAX),
@@ -177,10 +200,7 @@ impl Authority {
     pub fn handle_news(&mut self, now: Instant, wall: OffsetDateTime, shard: ShardId, news: News) {
         match news {
             News::Event(Event::Admission { connection, address, request }) => {
-                let verdict = self
-                    .decide(now, wall, address, &request)
-                    .unwrap_or_else(|(code, why)| Verdict::Refuse { code, why });
-                self.command(shard, Command::Decide { connection, verdict });
+                self.knock(now, wall, shard, connection, address, request);
             }
             News::Event(Event::Identified { serial }) => {
                 self.identified(now, wall, shard, serial);
@@ -239,6 +259,9 @@ impl Authority {
         if self.draining {
             return Err(GrantRefusal::Draining);
         }
+        if !self.rules.backends.contains(&BackendName::Grants) {
+            return Err(GrantRefusal::Disabled);
+        }
         self.ledger.expire(wall);
         let room = grant.room(holder.server);
         match self.directory.get(room) {
@@ -250,18 +273,8 @@ impl Authority {
         if !replaced && self.ledger.len() >= self.grants_max {
             return Err(GrantRefusal::Full);
         }
-        let serials: Vec<Serial> = self.sessions.of(holder).map(|(serial, _)| serial).collect();
-        for serial in serials {
-            let Some(live) = self.sessions.get_mut(serial) else { continue };
-            if live.room == room {
-                live.leave_at = None;
-                self.update(serial, &grant.policy);
-            } else if live.leave_at.is_none() {
-                live.leave_at = Some(now + MOVE_TIMEOUT);
-                self.deadlines.insert((now + MOVE_TIMEOUT, Deadline::Move(serial)));
-            }
-        }
-        self.ledger.put(holder, grant);
+        self.ledger.grant(holder, grant);
+        self.follow_backends(now, wall);
         Ok(replaced)
     }
 
@@ -309,6 +322,8 @@ impl Authority {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
+        // Whoever still waits is closed with the others by the shards.
+        self.waiting.clear();
         self.publish(wall, Occurrence::NodeDraining {});
         for index in 0..self.rules.shards {
             let shard = ShardId(u16::try_from(index).expect("shards are numbered in 16 bits"));
@@ -323,7 +338,8 @@ impl Authority {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let order = self.spacebar.as_mut().and_then(Spacebar::poll_order).map(Output::Order);
+        order.or_else(|| self.outputs.pop_front())
     }
 
     fn identified(&mut self, now: Instant, wall: OffsetDateTime, shard: ShardId, serial: Serial) {
@@ -383,6 +399,7 @@ impl Authority {
         let Some(live) = self.sessions.remove(serial) else { return };
         let subject = live.subject();
         let place = subject.place;
+        self.report(live.backend, &Report::Gone { live: &live, reason });
         if live.identified_at.is_some() {
             let what = Occurrence::SessionDisconnected { subject, reason, close_code };
             self.publish(wall, what);
@@ -394,6 +411,24 @@ impl Authority {
         }
     }
 
+    /// Tells a backend, if it is asked at all.
+    pub(super) fn report(&mut self, backend: BackendName, report: &Report<'_>) {
+        if let Some(backend) = self.backends().find(|other| other.name() == backend) {
+            backend.report(report);
+        }
+    }
+
+    /// The chosen ones, in the order in which they are asked: who knows at once comes first.
+    pub(super) fn backends(&mut self) -> impl Iterator<Item = &mut dyn Backend> {
+        let all: [Option<&mut dyn Backend>; 3] = [
+            Some(&mut self.ledger),
+            Some(&mut self.tokens),
+            self.spacebar.as_mut().map(|spacebar| spacebar as &mut dyn Backend),
+        ];
+        let chosen = &self.rules.backends;
+        all.into_iter().flatten().filter(|backend| chosen.contains(&backend.name()))
+    }
+
     fn restarted(&mut self, now: Instant, wall: OffsetDateTime, shard: ShardId) {
         for serial in self.sessions.on(shard) {
             let code = CloseCode::ServerCrashed.code();
@@ -401,7 +436,12 @@ impl Authority {
         }
     }
 
-    fn end_room(&mut self, room: ChannelId, code: CloseCode, reason: DisconnectReason) -> bool {
+    pub(super) fn end_room(
+        &mut self,
+        room: ChannelId,
+        code: CloseCode,
+        reason: DisconnectReason,
+    ) -> bool {
         let Some(place) = self.directory.get(room) else { return false };
         let shard = place.shard;
         for serial in &place.sessions {
@@ -414,7 +454,7 @@ impl Authority {
     }
 
     /// Ends a session, once; if its connection is still on its way, again when it arrives.
-    fn close(&mut self, serial: Serial, code: CloseCode, reason: DisconnectReason) {
+    pub(super) fn close(&mut self, serial: Serial, code: CloseCode, reason: DisconnectReason) {
         let Some(live) = self.sessions.get_mut(serial) else { return };
         if live.closing.is_none() {
             live.closing = Some((code, reason));
@@ -423,7 +463,7 @@ impl Authority {
         }
     }
 
-    fn update(&mut self, serial: Serial, policy: &Policy) {
+    pub(super) fn update(&mut self, serial: Serial, policy: &Policy) {
         let Some(live) = self.sessions.get_mut(serial) else { return };
         if live.policy != *policy {
             live.policy = policy.clone();
@@ -495,7 +535,7 @@ impl Authority {
         self.outputs.push_back(Output::Published(PublicEvent { at: wall, what }));
     }
 
-    fn command(&mut self, shard: ShardId, command: Command) {
+    pub(super) fn command(&mut self, shard: ShardId, command: Command) {
         self.outputs.push_back(Output::Command(shard, command));
     }
 }

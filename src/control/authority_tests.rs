@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     control::token::{self, Claims},
     id::{ConnectionId, ServerId, SessionId, Token, UserId},
-    sfu::{AdmissionRequest, StreamPolicy},
+    sfu::{AdmissionRequest, StreamPolicy, Verdict},
     signalling::{Identify, Resume},
 };
 
@@ -13,6 +13,8 @@ const SERVER: ServerId = ServerId(1);
 fn rules() -> Rules {
     Rules {
         shards: 2,
+        backends: vec![BackendName::Grants, BackendName::Tokens],
+        resume_window: Duration::from_secs(60),
         token_key: Secret::new(vec![7; 32]),
         e2ee: E2ee::Required,
         speaking_events: true,
@@ -66,8 +68,7 @@ impl World {
 
     fn ask_from(&mut self, address: &str, request: AdmissionRequest) -> Vec<String> {
         self.asked += 1;
-        let connection = ConnectionId(self.asked);
-        let address = address.parse().unwrap();
+        let (connection, address) = (ConnectionId(self.asked), address.parse().unwrap());
         self.tell(0, Event::Admission { connection, address, request })
     }
 
@@ -100,9 +101,8 @@ impl World {
     }
 
     fn assert_empty(&self) {
-        let authority = &self.authority;
-        assert_eq!((authority.sessions(), authority.rooms()), (0, 0));
-        assert!(authority.sessions.is_empty() && authority.audiences.is_empty());
+        assert_eq!((self.authority.sessions(), self.authority.rooms()), (0, 0));
+        assert!(self.authority.sessions.is_empty() && self.authority.audiences.is_empty());
     }
 }
 
@@ -150,6 +150,7 @@ fn render(output: Output) -> String {
             };
             format!("{shard}> {what}")
         }
+        other => unreachable!("no Spacebar here: {other:?}"),
     }
 }
 
@@ -287,8 +288,7 @@ fn a_signed_token_lets_in_with_its_own_channel() {
     let ask = |claims: &Claims, key: u8| {
         let mut world = World::new();
         let token = token::mint(&Secret::new(vec![key; 32]), claims);
-        let channel = Some(ChannelId(51));
-        let answer = world.ask(Identify { token, channel, ..identify(7) });
+        let answer = world.ask(Identify { token, channel: Some(ChannelId(51)), ..identify(7) });
         let policy = world.authority.policy(holder(7)).cloned();
         (answer[0].clone(), policy)
     };

@@ -10,14 +10,15 @@ use time::OffsetDateTime;
 
 use super::{
     authority::{Authority, Deadline},
+    backend::{Answer, Entitlement, Question, Report, Ticket},
     ledger::{Holder, room},
     roster::Live,
-    token,
 };
 use crate::{
-    id::{ChannelId, guest},
+    config::BackendName,
+    id::{ChannelId, ConnectionId, ShardId, guest},
     limits::IDENTIFY_TIMEOUT,
-    sfu::{Admission, AdmissionRequest, Kind, Policy, RoomPolicy, Verdict},
+    sfu::{Admission, AdmissionRequest, Command, Kind, Policy, Verdict},
     signalling::{CloseCode, Identify, Resume},
 };
 
@@ -25,12 +26,13 @@ use crate::{
 /// [`IDENTIFY_TIMEOUT`] from accept and may then move to another shard.
 const ADMISSION_TIMEOUT: Duration = IDENTIFY_TIMEOUT.saturating_add(Duration::from_secs(5));
 
-/// The rights an Identify turned out to have.
-struct Entitlement {
-    kind: Kind,
-    channel: ChannelId,
-    policy: Policy,
-    single_use: bool,
+/// A connection whose backend has yet to answer. Bounded by the questions a backend takes.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    shard: ShardId,
+    connection: ConnectionId,
+    address: IpAddr,
+    identify: Identify,
 }
 
 pub(super) type Refusal = (CloseCode, &'static str);
@@ -40,46 +42,118 @@ const UNRESUMABLE: Refusal = (CloseCode::SessionInvalid, "session is no longer v
 const TOO_FAST: Refusal = (CloseCode::RateLimited, "rate limited");
 const FULL: Refusal = (CloseCode::Disconnected, "the channel is full");
 const STOPPING: Refusal = (CloseCode::ServerCrashed, "the server is stopping");
+const UNAVAILABLE: Refusal = (CloseCode::ServerCrashed, "the backend does not answer; come back");
 
 impl Authority {
-    pub(super) fn decide(
+    /// A connection wants in: it is answered now, or when its backend has been asked.
+    pub(super) fn knock(
         &mut self,
         now: Instant,
         wall: OffsetDateTime,
+        shard: ShardId,
+        connection: ConnectionId,
         address: IpAddr,
-        request: &AdmissionRequest,
-    ) -> Result<Verdict, Refusal> {
-        if self.draining {
-            return Err(STOPPING);
-        }
+        request: AdmissionRequest,
+    ) {
         let address = guest(address);
         let verdict = match request {
-            AdmissionRequest::Identify(identify) => self.admit(now, wall, address, identify),
-            AdmissionRequest::Resume(resume) => self.resume(resume),
+            _ if self.draining => Err(STOPPING),
+            AdmissionRequest::Resume(resume) => self.resume(&resume),
+            AdmissionRequest::Identify(identify) => {
+                let holder = Holder { server: identify.server, user: identify.user };
+                if !self.identifies.take(now, (holder, address)) {
+                    Err(TOO_FAST)
+                } else {
+                    self.last_ticket += 1;
+                    let ticket = Ticket(self.last_ticket);
+                    let is_suspect = self.failures.is_used_up(now, &address);
+                    match self.ask(wall, ticket, holder, &identify, is_suspect) {
+                        (_, Answer::Later) => {
+                            let waiting = Waiting { shard, connection, address, identify };
+                            self.waiting.insert(ticket, waiting);
+                            return;
+                        }
+                        (backend, Answer::Yes(entitlement)) => {
+                            self.admit(now, &identify, backend, entitlement)
+                        }
+                        (_, Answer::No) => Err(UNAUTHENTICATED),
+                        (_, Answer::Unavailable) => Err(UNAVAILABLE),
+                    }
+                }
+            }
         };
+        self.answer(now, shard, connection, address, verdict);
+    }
+
+    /// A backend's late answer.
+    pub(super) fn answered(
+        &mut self,
+        now: Instant,
+        backend: BackendName,
+        ticket: Ticket,
+        answer: Answer,
+    ) {
+        let Some(waiting) = self.waiting.remove(&ticket) else { return };
+        let Waiting { shard, connection, address, identify } = waiting;
+        let verdict = match answer {
+            Answer::Yes(entitlement) => self.admit(now, &identify, backend, entitlement),
+            Answer::No => Err(UNAUTHENTICATED),
+            Answer::Later | Answer::Unavailable => Err(UNAVAILABLE),
+        };
+        self.answer(now, shard, connection, address, verdict);
+    }
+
+    /// The first backend that does not say no, and what it says.
+    fn ask(
+        &mut self,
+        wall: OffsetDateTime,
+        ticket: Ticket,
+        holder: Holder,
+        identify: &Identify,
+        is_suspect: bool,
+    ) -> (BackendName, Answer) {
+        let question = Question {
+            ticket,
+            holder,
+            session: &identify.session,
+            token: &identify.token,
+            channel: identify.channel,
+            is_suspect,
+        };
+        let mut answers = self
+            .backends()
+            .map(|backend| (backend.name(), backend.authenticate(wall, &question)))
+            .filter(|(_, answer)| !matches!(answer, Answer::No));
+        answers.next().unwrap_or((BackendName::Grants, Answer::No))
+    }
+
+    fn answer(
+        &mut self,
+        now: Instant,
+        shard: ShardId,
+        connection: ConnectionId,
+        address: IpAddr,
+        verdict: Result<Verdict, Refusal>,
+    ) {
         // A Resume that comes too late is no guess: after a restart everybody's does. Who shows
         // what is right is let in whatever its neighbours behind one address have tried; guesses at
         // one user have a rate of their own.
         let guess = matches!(verdict, Err(UNAUTHENTICATED)) && self.rules.clients_have_addresses;
-        if guess && !self.failures.take(now, address) {
-            return Err(TOO_FAST);
-        }
-        verdict
+        let verdict =
+            if guess && !self.failures.take(now, address) { Err(TOO_FAST) } else { verdict };
+        let verdict = verdict.unwrap_or_else(|(code, why)| Verdict::Refuse { code, why });
+        self.command(shard, Command::Decide { connection, verdict });
     }
 
     fn admit(
         &mut self,
         now: Instant,
-        wall: OffsetDateTime,
-        address: IpAddr,
         identify: &Identify,
+        backend: BackendName,
+        entitlement: Entitlement,
     ) -> Result<Verdict, Refusal> {
         let holder = Holder { server: identify.server, user: identify.user };
-        if !self.identifies.take(now, (holder, address)) {
-            return Err(TOO_FAST);
-        }
-        let Entitlement { kind, channel, policy, single_use } =
-            self.entitlement(wall, holder, identify).ok_or(UNAUTHENTICATED)?;
+        let Entitlement { kind, channel, policy } = entitlement;
         let room = room(kind, holder.server, channel);
         let place = self.directory.get(room);
         if place.is_some_and(|place| (place.kind, place.server) != (kind, holder.server)) {
@@ -88,9 +162,7 @@ impl Authority {
         if self.is_full(holder, room, &policy) {
             return Err(FULL);
         }
-        if single_use {
-            self.ledger.remove(holder);
-        }
+        self.report(backend, &Report::Admitted(holder));
         let serial = self.sessions.next_serial();
         let shard = self.directory.enter(room, kind, holder.server, serial);
         let admission = Admission {
@@ -106,6 +178,7 @@ impl Authority {
         self.deadlines.insert((now + ADMISSION_TIMEOUT, Deadline::Admission(serial)));
         let live = Live {
             holder,
+            backend,
             session: identify.session.clone(),
             token: identify.token.clone(),
             kind,
@@ -123,51 +196,6 @@ impl Authority {
         };
         self.sessions.add(serial, live);
         Ok(Verdict::Join { shard, admission: Box::new(admission) })
-    }
-
-    /// What the Identify may do by its grant, else by its signed token.
-    fn entitlement(
-        &self,
-        wall: OffsetDateTime,
-        holder: Holder,
-        identify: &Identify,
-    ) -> Option<Entitlement> {
-        let granted = self.ledger.get(holder).filter(|grant| {
-            let is_token = grant.token == identify.token;
-            let is_channel = grant.kind == Kind::Stream
-                || identify.channel.is_none_or(|channel| channel == grant.channel);
-            is_token
-                && grant.session == identify.session
-                && is_channel
-                && !grant.has_expired(wall)
-                && grant.policy.permissions.connect
-        });
-        if let Some(grant) = granted {
-            return Some(Entitlement {
-                kind: grant.kind,
-                channel: grant.channel,
-                policy: grant.policy.clone(),
-                single_use: grant.single_use,
-            });
-        }
-        if !token::is_signed(&identify.token) {
-            return None;
-        }
-        let claims = token::verify(&self.rules.token_key, &identify.token, wall).ok()?;
-        let permissions = claims.permissions.unwrap_or_default();
-        let is_theirs = claims.server == identify.server
-            && claims.user == identify.user
-            && claims.session == identify.session;
-        (is_theirs && permissions.connect).then(|| Entitlement {
-            kind: claims.kind,
-            channel: claims.channel,
-            policy: Policy {
-                permissions,
-                room: RoomPolicy { e2ee: self.rules.e2ee, ..RoomPolicy::default() },
-                ..Policy::default()
-            },
-            single_use: false,
-        })
     }
 
     /// Whether the channel has no place for one more holder. Who is in it already gives up that

@@ -3,7 +3,10 @@
 
 use std::{
     fmt::{Display, Write},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use axum::{
@@ -27,6 +30,7 @@ pub(super) async fn metrics(State(node): State<Arc<Node>>) -> Response {
         delivered: node.deliveries.delivered.load(Ordering::Relaxed),
         failures: node.deliveries.failures.load(Ordering::Relaxed),
         lost: node.deliveries.lost.load(Ordering::Relaxed),
+        spacebar: node.config.spacebar.is_some().then(|| SpacebarNumbers::of(&node)),
     };
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (content_type, render(&shards, &control)).into_response()
@@ -41,7 +45,48 @@ struct ControlNumbers {
     delivered: u64,
     failures: u64,
     lost: u64,
+    spacebar: Option<SpacebarNumbers>,
 }
+
+/// What the Spacebar backend has counted, where there is one.
+#[derive(Debug, Default)]
+struct SpacebarNumbers {
+    gauges: [u64; 3],
+    lookups: [u64; 3],
+    departures: [u64; 3],
+    counters: [u64; 4],
+}
+
+impl SpacebarNumbers {
+    fn of(node: &Node) -> Self {
+        let tally = &node.spacebar;
+        let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (waiting, dropped) = node.report().departures;
+        let is = |flag: &AtomicBool| u64::from(flag.load(Ordering::Relaxed));
+        Self {
+            gauges: [is(&tally.database_up), is(&tally.watching), waiting as u64],
+            lookups: [&tally.found, &tally.absent, &tally.silent].map(number),
+            departures: [number(&tally.written), number(&tally.overtaken), dropped],
+            counters: [&tally.database_failures, &tally.heard, &tally.said, &tally.unsaid]
+                .map(number),
+        }
+    }
+}
+
+/// Names of [`SpacebarNumbers`], in their order.
+const SPACEBAR_GAUGES: [(&str, &str); 3] = [
+    ("stentor_spacebar_database_up", "Whether the database answered the last query."),
+    ("stentor_spacebar_watching", "Whether the event bus, or notifications, can be heard."),
+    ("stentor_spacebar_departures_waiting", "Ends of sessions that are not written back yet."),
+];
+const SPACEBAR_LOOKUPS: [&str; 3] = ["found", "absent", "timeout"];
+const SPACEBAR_DEPARTURES: [&str; 3] = ["written", "overtaken", "dropped"];
+const SPACEBAR_COUNTERS: [(&str, &str); 4] = [
+    ("stentor_spacebar_database_failures_total", "Queries that failed or took too long."),
+    ("stentor_spacebar_events_heard_total", "Events of the bus that were of interest."),
+    ("stentor_spacebar_events_said_total", "Events of ours that the bus took."),
+    ("stentor_spacebar_events_unsaid_total", "Events of ours that it did not take."),
+];
 
 type PerShard = (&'static str, Kind, &'static str, fn(&ShardReport) -> u64);
 type PerCounter = (&'static str, &'static str, fn(&Counters) -> u64);
@@ -169,7 +214,8 @@ struct Page(String);
 
 impl Page {
     fn control(&mut self, control: &ControlNumbers) {
-        let ControlNumbers { node, shard_queues, next_seq, delivered, failures, lost } = control;
+        let ControlNumbers { node, shard_queues, next_seq, delivered, failures, lost, spacebar } =
+            control;
         let gauges = [
             ("stentor_grants", "Grants stored.", node.grants),
             ("stentor_control_sessions", "Sessions live or on their way.", node.sessions),
@@ -208,6 +254,34 @@ impl Page {
         let name = "stentor_event_next_seq";
         self.family(name, Kind::Gauge, "Number the next public event will have.");
         self.sample(name, &[], *next_seq);
+        if let Some(spacebar) = spacebar {
+            self.spacebar(spacebar);
+        }
+    }
+
+    fn spacebar(&mut self, numbers: &SpacebarNumbers) {
+        for ((name, help), value) in SPACEBAR_GAUGES.into_iter().zip(numbers.gauges) {
+            self.family(name, Kind::Gauge, help);
+            self.sample(name, &[], value);
+        }
+        let name = "stentor_spacebar_lookups_total";
+        self.family(name, Kind::Counter, "Identifies looked up, by what came of it.");
+        for (outcome, value) in SPACEBAR_LOOKUPS.into_iter().zip(numbers.lookups) {
+            self.sample(name, &[("outcome", &outcome)], value);
+        }
+        let name = "stentor_spacebar_departures_total";
+        self.family(
+            name,
+            Kind::Counter,
+            "Ends of sessions to be written back, by what came of it.",
+        );
+        for (outcome, value) in SPACEBAR_DEPARTURES.into_iter().zip(numbers.departures) {
+            self.sample(name, &[("outcome", &outcome)], value);
+        }
+        for ((name, help), value) in SPACEBAR_COUNTERS.into_iter().zip(numbers.counters) {
+            self.family(name, Kind::Counter, help);
+            self.sample(name, &[], value);
+        }
     }
 
     fn family(&mut self, name: &str, kind: Kind, help: &str) {

@@ -106,6 +106,7 @@ impl From<GrantRefusal> for ApiError {
             GrantRefusal::Full => (StatusCode::TOO_MANY_REQUESTS, "grants_full"),
             GrantRefusal::OtherKind => (StatusCode::CONFLICT, "kind_conflict"),
             GrantRefusal::OtherServer => (StatusCode::CONFLICT, "server_conflict"),
+            GrantRefusal::Disabled => (StatusCode::CONFLICT, "backend_disabled"),
             GrantRefusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         };
         ApiError::new(status, code, refusal)

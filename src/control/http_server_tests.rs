@@ -79,7 +79,7 @@ fn node() -> Arc<Node> {
     let config = Config::inspect(&Flags::of(None, &[("state_dir", "/nonexistent")])).unwrap();
     let (shard, _) = async_channel::bounded(1);
     let (_, events) = async_channel::bounded(1);
-    Arc::new(Node::new(Arc::new(config), ControlQueues { shards: vec![shard], events }))
+    Arc::new(Node::new(Arc::new(config), ControlQueues { shards: vec![shard], events }).0)
 }
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";

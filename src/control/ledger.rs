@@ -1,11 +1,18 @@
 //! Grants as the backend gave them: who may enter what, until when. Owns their lookup by holder, by
-//! channel and by expiry; decides nothing. Called by `authority`.
+//! channel and by expiry. The first of the backends (`backend`). Called by `authority`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
 
 use time::OffsetDateTime;
 
+use super::backend::{
+    Answer, Backend, Change, Entitlement, Question, Report, Standing, Terms, Who,
+};
 use crate::{
+    config::BackendName,
     id::{ChannelId, ServerId, SessionId, Token, UserId},
     sfu::{Kind, Policy},
 };
@@ -59,12 +66,52 @@ pub(crate) fn room(kind: Kind, server: ServerId, channel: ChannelId) -> ChannelI
     }
 }
 
+/// How long a session may stay in its channel when its grant has moved to another one
+/// (protocol.md §6.3).
+const MOVE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// All grants of the node.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     grants: HashMap<Holder, Grant>,
     by_room: BTreeSet<(ChannelId, Holder)>,
     by_end: BTreeSet<(OffsetDateTime, Holder)>,
+    changes: VecDeque<Change>,
+}
+
+impl Backend for Ledger {
+    fn name(&self) -> BackendName {
+        BackendName::Grants
+    }
+
+    fn authenticate(&mut self, wall: OffsetDateTime, question: &Question<'_>) -> Answer {
+        let Some(grant) = self.grants.get(&question.holder) else { return Answer::No };
+        let is_channel = grant.kind == Kind::Stream
+            || question.channel.is_none_or(|channel| channel == grant.channel);
+        if grant.token == *question.token
+            && grant.session == *question.session
+            && is_channel
+            && !grant.has_expired(wall)
+            && grant.policy.permissions.connect
+        {
+            let Grant { kind, channel, policy, .. } = grant.clone();
+            return Answer::Yes(Entitlement { kind, channel, policy });
+        }
+        Answer::No
+    }
+
+    fn watch(&mut self) -> Option<Change> {
+        self.changes.pop_front()
+    }
+
+    /// The rest of what becomes of a session its backend learns from the event log.
+    fn report(&mut self, report: &Report<'_>) {
+        if let Report::Admitted(holder) = report
+            && self.grants.get(holder).is_some_and(|grant| grant.single_use)
+        {
+            self.remove(*holder);
+        }
+    }
 }
 
 impl Ledger {
@@ -76,8 +123,23 @@ impl Ledger {
         self.grants.get(&holder)
     }
 
+    /// Stores the grant. A live session of the holder is to follow it.
+    pub(crate) fn grant(&mut self, holder: Holder, grant: Grant) {
+        let standing = Standing {
+            room: grant.room(holder.server),
+            session: None,
+            terms: Terms::Policy(Box::new(grant.policy.clone())),
+        };
+        self.changes.push_back(Change::Stands {
+            who: Who::Holder(holder),
+            standings: vec![standing],
+            grace: MOVE_TIMEOUT,
+        });
+        self.put(holder, grant);
+    }
+
     /// Stores the grant in place of the holder's former one, which is given back.
-    pub(crate) fn put(&mut self, holder: Holder, grant: Grant) -> Option<Grant> {
+    fn put(&mut self, holder: Holder, grant: Grant) -> Option<Grant> {
         let former = self.remove(holder);
         self.by_room.insert((grant.room(holder.server), holder));
         self.by_end.extend(grant.expires_at.map(|end| (end, holder)));

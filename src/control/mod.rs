@@ -5,7 +5,9 @@
 
 mod api;
 pub mod authority;
+mod backend;
 mod backlog;
+mod changes;
 mod directory;
 mod door;
 pub mod event_log;
@@ -17,9 +19,10 @@ pub mod ledger;
 mod node;
 mod rooms;
 mod roster;
+pub mod spacebar;
 mod throttle;
 mod tls_stream;
 pub mod token;
 mod webhook;
 
-pub use node::{ControlError, ControlThread, run};
+pub use node::{ControlError, ControlThread, check, run};

@@ -20,6 +20,7 @@ use super::{
     backlog::Backlog,
     event_log::EventLog,
     http_server,
+    spacebar::{self, Order, Tally},
     webhook::{self, Deliveries},
 };
 use crate::{
@@ -53,6 +54,9 @@ pub enum ControlError {
     /// The listening socket or the thread could not be set up.
     #[error("control plane: {0}")]
     Setup(#[from] io::Error),
+    /// A backend's settings are of no use.
+    #[error("{0}")]
+    Spacebar(String),
     /// The thread ended by a panic, which it has printed.
     #[error("the control thread died")]
     Died,
@@ -64,9 +68,12 @@ pub(crate) struct Node {
     pub(crate) log: EventLog,
     pub(crate) deliveries: Deliveries,
     pub(crate) followers: Arc<Semaphore>,
+    pub(super) spacebar: Tally,
     core: Mutex<Core>,
     shards: Vec<Sender<ToShard>>,
     events: Receiver<ToControl>,
+    /// What is to be done with Spacebar. Has room for all that the backend orders at once.
+    orders: Sender<Order>,
     /// The API has changed something the main loop may have to wake for.
     changed: Notify,
     /// Nothing more will be published.
@@ -88,12 +95,17 @@ pub(crate) struct NodeReport {
     pub(crate) backlog: usize,
     pub(crate) commands_dropped: u64,
     pub(crate) events_waiting: usize,
+    /// Departures that Spacebar's tables do not show yet, and those that were given up.
+    pub(crate) departures: (usize, u64),
 }
 
 impl Node {
-    pub(super) fn new(config: Arc<Config>, queues: ControlQueues) -> Self {
+    /// The node, and what it wants done with Spacebar.
+    pub(super) fn new(config: Arc<Config>, queues: ControlQueues) -> (Self, Receiver<Order>) {
         let rules = Rules {
             shards: queues.shards.len(),
+            backends: config.backends.clone(),
+            resume_window: config.resume_window,
             token_key: config.token_key.clone(),
             e2ee: config.e2ee,
             speaking_events: config.control.speaking_events,
@@ -102,17 +114,21 @@ impl Node {
         let authority = Authority::new(rules);
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let first_seq = since_epoch.map_or(1, |time| time.as_micros() as u64);
-        Self {
+        let (orders, to_do) = async_channel::bounded(spacebar::ORDERS_MAX);
+        let node = Self {
             config,
             log: EventLog::new(first_seq),
             deliveries: Deliveries::default(),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+            spacebar: Tally::default(),
             core: Mutex::new(Core { authority, backlog: Backlog::new(&queues.shards) }),
             shards: queues.shards,
             events: queues.events,
+            orders,
             changed: Notify::new(),
             finished: watch::Sender::new(false),
-        }
+        };
+        (node, to_do)
     }
 
     /// Changes something in the authority's hands and does what follows from it.
@@ -140,6 +156,7 @@ impl Node {
             backlog: core.backlog.len(),
             commands_dropped: core.backlog.dropped(),
             events_waiting: self.events.len(),
+            departures: core.authority.departures(),
         }
     }
 
@@ -169,6 +186,11 @@ impl Node {
         let _ = self.finished.subscribe().wait_for(|finished| *finished).await;
     }
 
+    /// Whether nothing more will be published.
+    pub(crate) fn is_finished(&self) -> bool {
+        *self.finished.borrow()
+    }
+
     fn turn<T>(&self, act: impl FnOnce(&mut Authority, Instant, OffsetDateTime) -> T) -> T {
         let mut core = self.lock();
         let result = act(&mut core.authority, Instant::now(), OffsetDateTime::now_utc());
@@ -176,6 +198,8 @@ impl Node {
             match output {
                 Output::Command(shard, command) => core.backlog.push(shard, command),
                 Output::Published(event) => self.log.publish(&event),
+                // Closed when Spacebar's part has ended, after everything else has.
+                Output::Order(order) => drop(self.orders.try_send(order)),
             }
         }
         core.backlog.flush();
@@ -244,12 +268,18 @@ pub async fn run(
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let node = Arc::new(Node::new(config.clone(), queues));
+    let (node, orders) = Node::new(config.clone(), queues);
+    let node = Arc::new(node);
     let http = tokio::spawn(http_server::serve(listener, api::router(node.clone()), node.clone()));
     let posting = config.control.webhook.clone().map(|hook| {
         let first = node.log.next_seq();
         tokio::spawn(webhook::post(node.clone(), hook, first))
     });
+    let spacebar = config.spacebar.clone().map(|settings| {
+        let running = spacebar::run(node.clone(), settings, orders);
+        running.map(tokio::spawn).map_err(ControlError::Spacebar)
+    });
+    let spacebar = spacebar.transpose()?;
     info!(%address, "control API is up");
 
     tokio::select! {
@@ -269,9 +299,20 @@ pub async fn run(
         posting.abort();
         warn!("the last events could not be delivered to the webhook");
     }
-    // Bounds itself once the node is finished.
+    // Both bound themselves once the node is finished.
+    if let Some(spacebar) = spacebar {
+        let _ = spacebar.await;
+    }
     let _ = http.await;
     Ok(())
+}
+
+/// Whether what the settings name for the control plane can be used.
+///
+/// # Errors
+/// What cannot.
+pub fn check(config: &Config) -> Result<(), ControlError> {
+    config.spacebar.as_ref().map_or(Ok(()), spacebar::check).map_err(ControlError::Spacebar)
 }
 
 /// The control plane on a thread of its own.

@@ -10,7 +10,8 @@ use super::{
     ledger::Holder,
 };
 use crate::{
-    id::{ChannelId, Serial, ServerId, SessionId, ShardId, Token},
+    config::BackendName,
+    id::{ChannelId, Serial, ServerId, SessionId, ShardId, Token, UserId},
     sfu::{DisconnectReason, Kind, Policy},
     signalling::CloseCode,
 };
@@ -19,6 +20,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) holder: Holder,
+    /// Who let it in.
+    pub(super) backend: BackendName,
     pub(super) session: SessionId,
     pub(super) token: Token,
     pub(super) kind: Kind,
@@ -48,6 +51,7 @@ pub(super) struct Live {
 pub(super) struct Roster {
     sessions: HashMap<Serial, Live>,
     by_holder: HashMap<Holder, Vec<Serial>>,
+    by_user: HashMap<UserId, Vec<Serial>>,
     by_session: HashMap<(ServerId, SessionId), Vec<Serial>>,
     last_serial: u64,
 }
@@ -65,6 +69,7 @@ impl Roster {
 
     pub(super) fn add(&mut self, serial: Serial, live: Live) {
         self.by_holder.entry(live.holder).or_default().push(serial);
+        self.by_user.entry(live.holder.user).or_default().push(serial);
         let key = (live.holder.server, live.session.clone());
         self.by_session.entry(key).or_default().push(serial);
         self.sessions.insert(serial, live);
@@ -82,6 +87,7 @@ impl Roster {
     pub(super) fn remove(&mut self, serial: Serial) -> Option<Live> {
         let live = self.sessions.remove(&serial)?;
         forget(&mut self.by_holder, &live.holder, serial);
+        forget(&mut self.by_user, &live.holder.user, serial);
         forget(&mut self.by_session, &(live.holder.server, live.session.clone()), serial);
         Some(live)
     }
@@ -90,6 +96,26 @@ impl Roster {
     pub(super) fn of(&self, holder: Holder) -> impl Iterator<Item = (Serial, &Live)> {
         let serials = self.by_holder.get(&holder).map_or(&[][..], Vec::as_slice);
         serials.iter().filter_map(|serial| Some((*serial, self.sessions.get(serial)?)))
+    }
+
+    /// The user's sessions on all servers, oldest first.
+    pub(super) fn of_user(&self, user: UserId) -> impl Iterator<Item = (Serial, &Live)> {
+        let serials = self.by_user.get(&user).map_or(&[][..], Vec::as_slice);
+        serials.iter().filter_map(|serial| Some((*serial, self.sessions.get(serial)?)))
+    }
+
+    /// The sessions that a backend let in, oldest first.
+    pub(super) fn let_in_by(&self, backend: BackendName) -> Vec<(Serial, &Live)> {
+        #[expect(clippy::disallowed_methods, reason = "sorted below")]
+        let theirs = self.sessions.iter().filter(|(_, live)| live.backend == backend);
+        let mut theirs: Vec<_> = theirs.map(|(serial, live)| (*serial, live)).collect();
+        theirs.sort_unstable_by_key(|(serial, _)| *serial);
+        theirs
+    }
+
+    /// The name given out last.
+    pub(super) fn last_serial(&self) -> Serial {
+        Serial(self.last_serial)
     }
 
     /// The sessions with this gateway session on this server, newest first.
@@ -115,7 +141,10 @@ impl Roster {
     /// Whether nothing is left anywhere.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.sessions.is_empty() && self.by_holder.is_empty() && self.by_session.is_empty()
+        self.sessions.is_empty()
+            && self.by_holder.is_empty()
+            && self.by_user.is_empty()
+            && self.by_session.is_empty()
     }
 }
 

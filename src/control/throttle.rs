@@ -58,6 +58,12 @@ impl<K: Hash + Eq> Throttle<K> {
         true
     }
 
+    /// Whether there is none left.
+    pub(crate) fn is_used_up(&self, now: Instant, key: &K) -> bool {
+        let known = self.young.get(key).or_else(|| self.old.get(key));
+        known.is_some_and(|bucket| !self.has_one(now, bucket.full_at.max(now)))
+    }
+
     fn has_one(&self, now: Instant, full_at: Instant) -> bool {
         let missing = full_at.saturating_duration_since(now);
         missing + self.rate.refill <= self.rate.refill * self.rate.burst
@@ -76,6 +82,7 @@ mod tests {
         let mut throttle = Throttle::new(RATE, 100);
         let taken = (0..5).filter(|_| throttle.take(now, "a")).count();
         assert_eq!(taken, 3);
+        assert!(throttle.is_used_up(now, &"a") && !throttle.is_used_up(now, &"b"));
         assert!(throttle.take(now, "b"), "another key has its own");
         assert!(!throttle.take(now + Duration::from_millis(999), "a"));
         assert!(throttle.take(now + Duration::from_secs(1), "a"));

@@ -1,8 +1,10 @@
 //! TLS over a tokio socket: the adapter between rustls, which does no I/O, and hyper, which does.
-//! Holds only what rustls does not: when to read and write the socket. Called by `webhook`.
+//! Holds only what rustls does not: when to read and write the socket. Called by `webhook`; whom
+//! to trust is here for `spacebar` too.
 
 use std::{
     io::{self, Read, Write},
+    path::Path,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -32,6 +34,11 @@ pub(super) fn client_config() -> io::Result<Arc<ClientConfig>> {
         io::Error::other("no file of trusted certificates found; name one in SSL_CERT_FILE")
     })?;
     client_config_trusting(read_roots(&path)?)
+}
+
+/// A client that trusts what this file names and nothing else.
+pub(super) fn client_config_from(path: &Path) -> io::Result<Arc<ClientConfig>> {
+    client_config_trusting(read_roots(&path.to_string_lossy())?)
 }
 
 fn read_roots(path: &str) -> io::Result<RootCertStore> {

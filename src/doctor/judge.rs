@@ -392,21 +392,21 @@ fn in_kib(bytes: u64) -> String {
     format!("{} KiB", bytes / 1_024)
 }
 
-fn finding(name: &str, why: &'static str) -> Finding {
+pub(super) fn finding(name: &str, why: &'static str) -> Finding {
     Finding { name: name.into(), status: Status::Pass, found: String::new(), why, remedy: None }
 }
 
 impl Finding {
-    fn pass(self, found: impl ToString) -> Self {
+    pub(super) fn pass(self, found: impl ToString) -> Self {
         Self { found: found.to_string(), ..self }
     }
 
-    fn warn(self, found: impl ToString, remedy: impl Into<String>) -> Self {
+    pub(super) fn warn(self, found: impl ToString, remedy: impl Into<String>) -> Self {
         let found = found.to_string();
         Self { status: Status::Warn, found, remedy: Some(remedy.into()), ..self }
     }
 
-    fn fail(self, found: impl ToString, remedy: impl Into<String>) -> Self {
+    pub(super) fn fail(self, found: impl ToString, remedy: impl Into<String>) -> Self {
         Self { status: Status::Fail, ..self.warn(found, remedy) }
     }
 }

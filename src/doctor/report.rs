@@ -8,12 +8,19 @@ use std::{
 
 use serde::Serialize;
 
-use crate::doctor::{Finding, Status, judge, observe};
+use crate::{
+    config::Config,
+    control::spacebar::checkup,
+    doctor::{Finding, Status, judge, judge_spacebar, observe},
+};
 
-/// Looks at this machine and prints what it finds. The exit code is 1 when something fails and 0
-/// otherwise; warnings do not fail.
-pub fn run(json: bool) -> ExitCode {
-    let findings = judge(&observe());
+/// Looks at this machine, and at the Spacebar of these settings if there are any, and prints what
+/// it finds. The exit code is 1 when something fails and 0 otherwise; warnings do not fail.
+pub fn run(json: bool, with_spacebar: Option<&Config>) -> ExitCode {
+    let mut findings = judge(&observe());
+    if let Some(config) = with_spacebar {
+        findings.extend(judge_spacebar(&checkup::look(config)));
+    }
     let stdout = io::stdout();
     let coloured = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let report = if json { as_json(&findings) } else { as_text(&findings, coloured) };

@@ -11,12 +11,14 @@ use std::{
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use async_channel::{Sender, TrySendError};
 
 use super::{
+    clock::Clock,
     line::{Departure, Line},
     queues::{CONTROL_BACKLOG_MAX, News, Rooms, ShardReport, ToControl, ToShard},
 };
@@ -95,6 +97,7 @@ pub struct Core {
     loop_time: RefCell<Latency>,
     forwarding: RefCell<Latency>,
     port: u16,
+    clock: Arc<Clock>,
 }
 
 impl Core {
@@ -103,6 +106,7 @@ impl Core {
         config: ShardConfig,
         ring: Ring,
         port: u16,
+        clock: Arc<Clock>,
         to_control: Sender<ToControl>,
         shards: Vec<Sender<ToShard>>,
         restarts: u64,
@@ -129,6 +133,7 @@ impl Core {
             loop_time: RefCell::default(),
             forwarding: RefCell::default(),
             port,
+            clock,
         };
         if restarts > 0 {
             core.tell_control(News::Restarted);
@@ -297,7 +302,9 @@ impl Core {
     /// Carries out what the shard wants.
     fn settle(&self) {
         loop {
-            let Some(output) = self.shard.borrow_mut().poll_output() else { return };
+            let Some(output) = self.shard.borrow_mut().poll_output() else {
+                return self.clock.set(self.next_timeout());
+            };
             match output {
                 Output::Frame { connection, frame } => {
                     let line = self.lines.borrow().get(&connection).cloned();

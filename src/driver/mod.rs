@@ -1,6 +1,7 @@
 //! Loops that join a shard to the world: glommio executors, the media ring, TCP and TLS. No
 //! decisions.
 
+mod clock;
 mod core;
 mod handoff;
 mod line;

@@ -21,12 +21,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{
     queues::{CONTROL_QUEUE_MAX, ControlQueues, SHARD_QUEUE_MAX, ToShard},
     shard::{ShardError, ShardThread, placements},
-    tls::{self, TlsError},
+    tls::{Certificate, TlsError},
     turnstile::Turnstile,
 };
 use crate::{
-    config::Config,
-    control::{ControlError, ControlThread},
+    config::{Config, TlsFiles},
+    control::{self, ControlError, ControlThread},
     crypto::Mode,
     id::ShardId,
     limits::HANDSHAKES_MAX,
@@ -106,6 +106,22 @@ pub struct Server {
     threads: Vec<JoinHandle<()>>,
     gateway: SocketAddr,
     media_ports: Vec<u16>,
+    certificate: Option<Arc<Certificate>>,
+}
+
+/// Whether a server with these settings would find all that they name. Listens nowhere.
+///
+/// # Errors
+/// What is wrong with the settings.
+pub fn check(config: &Config) -> Result<(), ServeError> {
+    let made_at_start = |files: &TlsFiles| {
+        files.certificate.starts_with(&config.state_dir) && !files.certificate.exists()
+    };
+    if let Some(files) = config.gateway.tls.as_ref().filter(|files| !made_at_start(files)) {
+        Certificate::load(files)?;
+    }
+    modes(config)?;
+    Ok(control::check(config)?)
 }
 
 /// Keeps the calling thread, and those it starts from now on, off the cores of so many shards, if
@@ -140,7 +156,8 @@ impl Server {
     /// # Errors
     /// What is wrong with the settings or the machine, and what to do about it.
     pub fn start(config: Arc<Config>) -> Result<Self, ServeError> {
-        let tls = config.gateway.tls.as_ref().map(tls::load).transpose()?;
+        let certificate = config.gateway.tls.as_ref().map(Certificate::load).transpose()?;
+        let tls = certificate.as_ref().map(Certificate::server_config).transpose()?;
         let identity = Identity::generate()?;
         let control_listener = TcpListener::bind(config.control.listen).map_err(|source| {
             let address = config.control.listen;
@@ -196,7 +213,8 @@ impl Server {
         }
         let queues = ControlQueues { shards: senders.clone(), events };
         let control = ControlThread::start(config, queues, control_listener)?;
-        Ok(Self { control, shards: senders, threads, gateway: listen, media_ports })
+        let gateway = listen;
+        Ok(Self { control, shards: senders, threads, gateway, media_ports, certificate })
     }
 
     /// Where clients connect.
@@ -217,6 +235,14 @@ impl Server {
     /// Whether the control thread has ended, without which nobody can join, or a shard's for good.
     pub fn has_failed(&self) -> bool {
         self.control.is_finished() || self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Reads the gateway's certificate again; tells whether there is one.
+    ///
+    /// # Errors
+    /// What is wrong with it. The old one stays in use.
+    pub fn reload_certificate(&self) -> Result<bool, TlsError> {
+        self.certificate.as_ref().map_or(Ok(false), |it| it.reload().map(|()| true))
     }
 
     /// Tells every client to come back elsewhere or later, reports to the backend, and ends.
@@ -243,15 +269,19 @@ impl Server {
     }
 }
 
+fn modes(config: &Config) -> Result<Vec<Mode>, ServeError> {
+    let modes = config.modes.iter();
+    modes.map(|name| Mode::from_name(name).ok_or(ServeError::Mode(name))).collect()
+}
+
 fn shard_config(
     config: &Config,
     id: ShardId,
     identity: Identity,
 ) -> Result<ShardConfig, ServeError> {
-    let modes = config.modes.iter().map(|name| Mode::from_name(name).ok_or(ServeError::Mode(name)));
     Ok(ShardConfig {
         id,
-        modes: modes.collect::<Result<_, _>>()?,
+        modes: modes(config)?,
         public_ip: config.media.public_ip,
         public_port: config.media.public_base_port + id.0,
         resume_window: config.resume_window,

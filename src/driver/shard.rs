@@ -9,16 +9,17 @@ use std::{
     rc::Rc,
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use async_channel::{Receiver, Sender, TrySendError};
+use async_channel::{Receiver, Sender};
 use glommio::{
     CpuSet, Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle, io::BufferedFile,
     net::TcpListener as GlommioListener, timer::Timer,
 };
 
 use super::{
+    clock::Clock,
     core::{Core, Limit, MEDIA_LATENCY},
     queues::{ToControl, ToShard},
     turnstile::Turnstile,
@@ -30,10 +31,6 @@ use crate::{
     ring::{Ring, RingConfig, fd},
     sfu::ShardConfig,
 };
-
-/// How finely the shard's deadlines are kept. They are seconds long; the shortest is a quarter of
-/// one.
-const CLOCK_TICK: Duration = Duration::from_millis(25);
 
 /// How long WebSockets may keep the core before the executor looks for what else has come. Media
 /// does not wait for it: between two pieces of work the core sees to what has arrived.
@@ -108,20 +105,22 @@ impl ShardThread {
         started: Sender<Result<(), ShardError>>,
     ) -> io::Result<thread::JoinHandle<()>> {
         let id = self.config.id;
+        let clock = Clock::new(Instant::now());
         if let Some(inbox) = self.shards.get(id.index()).cloned() {
-            let clock = thread::Builder::new().name(format!("clock-{id}"));
-            clock.spawn(move || tick(&inbox))?;
+            let (clock, name) = (clock.clone(), format!("clock-{id}"));
+            thread::Builder::new().name(name).spawn(move || clock.run(&inbox))?;
         }
         let name = format!("shard-{id}");
-        thread::Builder::new().name(name).spawn(move || self.supervise(&started))
+        thread::Builder::new().name(name).spawn(move || self.supervise(&clock, &started))
     }
 
     /// Runs the shard, again if a defect of the driver ends it: a defect of the core does not come
     /// this far (`Core::restart`).
-    fn supervise(self, started: &Sender<Result<(), ShardError>>) {
+    fn supervise(self, clock: &Arc<Clock>, started: &Sender<Result<(), ShardError>>) {
         let this = Rc::new(self);
         for restarts in 0.. {
-            let run = AssertUnwindSafe(|| this.clone().run(started.clone(), restarts));
+            let run =
+                AssertUnwindSafe(|| this.clone().run(clock.clone(), started.clone(), restarts));
             match catch_unwind(run) {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => {
@@ -143,6 +142,7 @@ impl ShardThread {
 
     fn run(
         self: Rc<Self>,
+        clock: Arc<Clock>,
         started: Sender<Result<(), ShardError>>,
         restarts: u64,
     ) -> Result<(), ShardError> {
@@ -161,20 +161,20 @@ impl ShardThread {
         });
         let executor = executor.map_err(|error| self.failed("the executor", &error))?;
         executor.run(async move {
-            let core = self.core(restarts)?;
+            let core = self.core(clock, restarts)?;
             let _ = started.try_send(Ok(()));
             self.work(core).await
         })
     }
 
     /// Sets up the ring, on this thread, as the kernel wants.
-    fn core(&self, restarts: u64) -> Result<Rc<Core>, ShardError> {
+    fn core(&self, clock: Arc<Clock>, restarts: u64) -> Result<Rc<Core>, ShardError> {
         let socket = self.socket.try_clone().map_err(|error| self.failed("the socket", &error))?;
         let port = socket.local_addr().map_or(0, |address| address.port());
         let ring = Ring::new(&self.ring, socket)?;
         let (to_control, shards) = (self.to_control.clone(), self.shards.clone());
         let config = self.config.clone();
-        Ok(Rc::new(Core::new(config, ring, port, to_control, shards, restarts)))
+        Ok(Rc::new(Core::new(config, ring, port, clock, to_control, shards, restarts)))
     }
 
     async fn work(self: Rc<Self>, core: Rc<Core>) -> Result<(), ShardError> {
@@ -297,15 +297,6 @@ async fn accept(
         let wire = Wire::new(Security { tls: thread.tls.clone(), plaintext });
         let conversation = Conversation::new(core.clone(), stream, wire, address, permit);
         detach(conversation.accept(handshakes.clone()), queue);
-    }
-}
-
-/// The shard's clock: wakes it from outside, because its executor may sleep although a task could
-/// run (glommio 0.9 does when its thread loses the core for longer than the preemption timer, at
-/// the wrong moment), and would then sleep on if only that task could wake it. Ends with the shard.
-fn tick(inbox: &Sender<ToShard>) {
-    while !matches!(inbox.try_send(ToShard::Tick), Err(TrySendError::Closed(_))) {
-        thread::sleep(CLOCK_TICK);
     }
 }
 

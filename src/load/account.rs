@@ -264,9 +264,10 @@ impl Ledger<'_> {
 
     fn server_cost(&self, overall: &Phase) -> Option<Cost> {
         let pid = self.pid?;
-        let forwarded = self.counted.map(|(from, to)| to.forwarded.saturating_sub(from.forwarded));
+        let forwarded = self.counted.as_ref();
+        let forwarded = forwarded.map(|(from, to)| to.forwarded.saturating_sub(from.forwarded));
         let forwarded = forwarded.unwrap_or(overall.hearing.heard);
-        let traversals = self.counted.and_then(|(from, to)| {
+        let traversals = self.counted.as_ref().and_then(|(from, to)| {
             let traversals = to.traversals.checked_sub(from.traversals)?;
             (forwarded > 0).then(|| traversals as f64 / forwarded as f64)
         });
@@ -277,6 +278,7 @@ impl Ledger<'_> {
         Some(Cost {
             pid: Some(pid),
             traversals_per_packet: traversals,
+            share: self.counted.as_ref().and_then(|(from, to)| to.share.since(&from.share)),
             memory_before_bytes: self.memory_before_bytes,
             memory_joined_bytes: joined,
             memory_per_session_bytes: grown
@@ -366,8 +368,8 @@ mod tests {
             server: samples(190_000),
             bound: samples(100_000),
             counted: Some((
-                Counted { forwarded: 10, traversals: 10 },
-                Counted { forwarded: 210, traversals: 110 },
+                Counted { forwarded: 10, traversals: 10, ..Counted::default() },
+                Counted { forwarded: 210, traversals: 110, ..Counted::default() },
             )),
             memory_before_bytes: Some(2_000),
             sessions: 3,

@@ -2,11 +2,16 @@
 //! server did in each second of the runs, says how sure it is, and answers with its exit code.
 //! Refuses what cannot be compared. Plays nothing. Called by `main`.
 
-use std::{fmt::Write, path::Path, process::ExitCode};
+use std::{
+    fmt::Write,
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use super::{
     bootstrap::{Effect, weigh},
-    report::unit,
+    report::{self, unit},
     result::{ResultError, RunResult, Second},
     scenario::Scenario,
 };
@@ -34,6 +39,9 @@ pub struct CompareArgs {
     /// with 0 if B is not worse, with 1 if it is, with 2 if they cannot be compared
     #[arg(long, value_names = ["A.json", "B.json"], num_args = 2)]
     pub compare: Option<Vec<String>>,
+    /// Play nothing; draw results beside each other, of one scenario or of several, on a page
+    #[arg(long, value_names = ["PAGE.html", "RESULT.json"], num_args = 2.., conflicts_with = "compare")]
+    pub page: Option<Vec<PathBuf>>,
     /// With --compare: the least change of latency or processor time that matters
     #[arg(long, value_name = "PERCENT", default_value_t = 5.0, requires = "compare")]
     pub tolerance: f64,
@@ -66,6 +74,14 @@ pub enum CompareError {
     /// What is in them.
     #[error("{0}")]
     Incomparable(String),
+    /// The page.
+    #[error("{path}: {source}")]
+    Page {
+        /// Where to.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
 }
 
 /// One number of both sides.
@@ -123,6 +139,20 @@ pub fn run(files: &[String], tolerance: Tolerance) -> ExitCode {
             ExitCode::from(INCOMPARABLE)
         }
     }
+}
+
+/// Writes a page, the first of `files`, on which the results of the others stand side by side.
+///
+/// # Errors
+/// One of them cannot be read, or the page cannot be written.
+pub fn draw(files: &[PathBuf]) -> Result<(), CompareError> {
+    let Some((page, results)) = files.split_first() else { return Ok(()) };
+    let results = results.iter().map(|file| RunResult::read(file));
+    let results = results.collect::<Result<Vec<_>, _>>()?;
+    report::write_comparison(&results, page).map_err(|source| {
+        let path = page.display().to_string();
+        CompareError::Page { path, source }
+    })
 }
 
 impl CompareArgs {

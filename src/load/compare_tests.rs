@@ -165,3 +165,20 @@ fn the_exit_code_is_the_answer() {
     std::fs::write(&other, newer).unwrap();
     assert_eq!(code([&a, other.to_str().unwrap()]), ExitCode::from(INCOMPARABLE));
 }
+
+#[test]
+fn a_page_shows_every_result_and_is_not_written_if_one_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for (name, scenario) in [("a.json", "one & all"), ("b.json", "another")] {
+        let mut result = run(Sample::default());
+        result.scenario.name = scenario.to_owned();
+        std::fs::write(path(name), result.to_json()).unwrap();
+    }
+    let page = path("page.html");
+    assert!(super::draw(&[page.clone(), path("a.json"), path("none.json")]).is_err());
+    assert!(!page.exists());
+    super::draw(&[page.clone(), path("a.json"), path("b.json")]).unwrap();
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert!(text.contains("one &amp; all") && text.contains("another"), "{text}");
+}

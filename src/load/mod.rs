@@ -31,6 +31,7 @@ pub mod scenario;
 pub mod schedule;
 pub mod searches;
 pub mod server_cost;
+pub mod server_share;
 pub mod stage;
 pub mod summary;
 pub mod tally;

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::scenario::Scenario;
+use super::{scenario::Scenario, server_share::ServerShare};
 
 /// Version of this format. A reader refuses any other: fields may then mean something else.
 pub const FORMAT: u32 = 1;
@@ -245,6 +245,8 @@ pub struct Cost {
     pub kernel_ns_per_packet: Option<f64>,
     /// Passes through the kernel's UDP stack for one forwarded copy.
     pub traversals_per_packet: Option<f64>,
+    /// How long datagrams stayed with it, by its own account.
+    pub share: Option<ServerShare>,
     /// Processor time over the measured time, in cores.
     pub cores: Option<f64>,
     /// The busiest thread's share of one core, 0 to 1.

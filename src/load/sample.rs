@@ -164,6 +164,7 @@ impl Sample {
             user_ns_per_packet: Some(0.2 * cpu_ns),
             kernel_ns_per_packet: Some(0.8 * cpu_ns),
             traversals_per_packet: Some(1.0),
+            share: None,
             cores: Some(0.006),
             busiest_thread: Some(0.005),
             busiest_thread_name: Some("shard 0".to_owned()),

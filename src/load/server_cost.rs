@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::result::Cost;
+use super::{result::Cost, server_share::Buckets};
 
 /// Fewest ticks from which a proportion is told: 3 % of a core over ten seconds at the usual 100 a
 /// second. Below that it is chance.
@@ -47,12 +47,14 @@ pub struct Sample {
 }
 
 /// What the server's metrics count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counted {
     /// Copies forwarded.
     pub forwarded: u64,
     /// Passes through the kernel's UDP stack.
     pub traversals: u64,
+    /// How long datagrams stayed with it.
+    pub share: Buckets,
 }
 
 impl Probe {
@@ -177,6 +179,7 @@ pub fn counted(page: &str) -> Option<Counted> {
     Some(Counted {
         forwarded: sum("stentor_packets_forwarded_total")?,
         traversals: sum("stentor_stack_traversals_total")?,
+        share: Buckets::parse(page),
     })
 }
 
@@ -415,7 +418,10 @@ mod tests {
         let page = "# HELP x y\nstentor_packets_forwarded_total{shard=\"0\"} 5\n\
                     stentor_packets_forwarded_total{shard=\"1\"} 7\n\
                     stentor_stack_traversals_total{shard=\"0\"} 4\n";
-        assert_eq!(counted(page), Some(Counted { forwarded: 12, traversals: 4 }));
+        assert_eq!(
+            counted(page),
+            Some(Counted { forwarded: 12, traversals: 4, ..Counted::default() })
+        );
         assert_eq!(counted("up 1\n"), None);
     }
 

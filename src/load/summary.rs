@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::{
     progress::time,
     result::{Bound, Cost, FindMax, Joins, Latency, Phase, RunResult},
+    server_share::ServerShare,
 };
 
 /// The lines.
@@ -43,6 +44,7 @@ fn write_all(out: &mut String, result: &RunResult) -> std::fmt::Result {
     )?;
     if let Some(cost) = cost {
         write_cost(out, "server", cost)?;
+        write_share(out, cost.share.as_ref())?;
     }
     if let Some(bound) = bound {
         write_bound(out, bound)?;
@@ -100,6 +102,19 @@ fn write_cost(out: &mut String, who: &str, cost: &Cost) -> std::fmt::Result {
     }
     out.push('\n');
     Ok(())
+}
+
+fn write_share(out: &mut String, share: Option<&ServerShare>) -> std::fmt::Result {
+    let Some(share) = share else { return Ok(()) };
+    let at_most = |ns: Option<u64>| ns.map_or("?".to_owned(), |ns| format!("≤ {}", time(ns)));
+    writeln!(
+        out,
+        "  its share  p50 {}, p99 {}, p99.9 {}: receive stamp to send, {} timed",
+        at_most(share.p50_max_ns),
+        at_most(share.p99_max_ns),
+        at_most(share.p99_9_max_ns),
+        share.samples
+    )
 }
 
 fn write_bound(out: &mut String, bound: &Bound) -> std::fmt::Result {
@@ -193,7 +208,14 @@ mod tests {
             vec![Failure { close_code: Some(4_004), reason: "no".to_owned(), count: 3 }];
         result.overall.latency =
             Latency { count: 9, p99_ns: 123_000, p99_99_ns: 456_000, ..Latency::default() };
-        let cost = Cost { cpu_ns_per_packet: Some(2_500.0), ..Cost::default() };
+        let share = ServerShare {
+            samples: 77,
+            p50_max_ns: Some(20_000),
+            p99_max_ns: Some(60_000),
+            p99_9_max_ns: None,
+        };
+        let cpu_ns_per_packet = Some(2_500.0);
+        let cost = Cost { cpu_ns_per_packet, share: Some(share), ..Cost::default() };
         result.cost = Some(cost.clone());
         let overall = result.overall.clone();
         let ratios = crate::load::result::Ratios {
@@ -227,6 +249,7 @@ mod tests {
         for part in [
             "3 refused: 4004 no",
             "2500 ns of processor",
+            "its share  p50 ≤ 20.0 µs, p99 ≤ 60.0 µs, p99.9 ?: receive stamp to send, 77 timed",
             "processor 1.19 ×, p50 ? ×",
             "p99            123 µs     123 µs",
             "p99.99         456 µs",

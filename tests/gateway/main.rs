@@ -5,6 +5,7 @@
 mod support;
 
 mod browser;
+mod certificate;
 mod close;
 mod handshake;
 mod hostile;

@@ -3,6 +3,7 @@
 //! protocol.md, so that a mistake in the server cannot hide behind the same mistake in its tests.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod broker;
 pub mod cipher;
 pub mod client;
 pub mod faulty;
@@ -10,9 +11,12 @@ pub mod gateway;
 pub mod http;
 pub mod media;
 pub mod metrics;
+pub mod postgres;
 pub mod proxy;
 pub mod rtp;
 pub mod server;
+pub mod service;
+pub mod spacebar;
 pub mod tone;
 pub mod trust;
 

@@ -222,6 +222,16 @@ impl Server {
         wait_for_exit(&mut self.child).expect("the server stops within the wait")
     }
 
+    /// Ends it without asking.
+    pub fn kill(mut self) {
+        let _ = (self.child.kill(), self.child.wait());
+    }
+
+    /// Asks it to read its certificate again, as an operator would.
+    pub fn hang_up(&self) {
+        self.signal("HUP");
+    }
+
     /// Files it has open.
     pub fn files(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).map_or(0, Iterator::count)
@@ -250,7 +260,11 @@ impl Server {
     }
 
     fn ask_to_stop(&self) {
-        let kill = format!("kill -TERM {}", self.child.id());
+        self.signal("TERM");
+    }
+
+    fn signal(&self, signal: &str) {
+        let kill = format!("kill -{signal} {}", self.child.id());
         let _ = Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status();
     }
 }

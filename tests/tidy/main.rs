@@ -29,11 +29,19 @@ const CORES: &[&str] =
 /// their loops.
 const CORE_FILES: &[&str] = &[
     "src/control/authority.rs",
+    "src/control/backend.rs",
     "src/control/backlog.rs",
+    "src/control/changes.rs",
     "src/control/directory.rs",
     "src/control/door.rs",
     "src/control/ledger.rs",
     "src/control/roster.rs",
+    "src/control/spacebar/adapter.rs",
+    "src/control/spacebar/event.rs",
+    "src/control/spacebar/frame.rs",
+    "src/control/spacebar/presence.rs",
+    "src/control/spacebar/region.rs",
+    "src/control/spacebar/row.rs",
     "src/control/throttle.rs",
     "src/driver/line.rs",
     "src/driver/wire.rs",
@@ -65,11 +73,15 @@ const CLOCKS: &[[&str; 2]] = &[["Instant", "now"], ["SystemTime", "now"]];
 /// own thread waits for signals with it.
 const CRATE_OWNERS: &[(&str, &[&str])] = &[
     ("axum", &["control/"]),
+    ("deadpool_postgres", &["control/spacebar/"]),
     ("glommio", &["driver/"]),
     ("hyper", &["control/", "grant", "load/"]),
     ("hyper_util", &["control/", "grant", "load/"]),
     ("io_uring", &["ring/"]),
+    ("lapin", &["control/spacebar/"]),
     ("tokio", &["control/", "grant", "load/", "serve"]),
+    ("tokio_postgres", &["config/spacebar", "control/spacebar/"]),
+    ("tokio_postgres_rustls", &["control/spacebar/"]),
     ("tokio_stream", &["control/"]),
 ];
 

@@ -21,9 +21,6 @@ use super::RunResult;
 /// Name of a run's report in its directory.
 pub const REPORT_FILE: &str = "report.html";
 
-/// Name of a comparison in its directory.
-pub const COMPARISON_FILE: &str = "comparison.html";
-
 /// Writes the report of one run into `dir`, which must exist.
 ///
 /// # Errors
@@ -32,12 +29,12 @@ pub fn write(result: &RunResult, dir: &Path) -> io::Result<()> {
     fs::write(dir.join(REPORT_FILE), run::page(result))
 }
 
-/// Writes a page that sets several runs side by side into `dir`, which must exist.
+/// Writes a page that sets several runs side by side.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write_comparison(results: &[RunResult], dir: &Path) -> io::Result<()> {
-    fs::write(dir.join(COMPARISON_FILE), comparison::page(results))
+pub fn write_comparison(results: &[RunResult], page: &Path) -> io::Result<()> {
+    fs::write(page, comparison::page(results))
 }
 
 #[cfg(test)]

@@ -1,0 +1,46 @@
+//! Black box over the Spacebar backend: a real server process, a real PostgreSQL with Spacebar's
+//! tables, a real RabbitMQ or Spacebar's bus over unix sockets, and clients written for the tests.
+//! One file per claim's subject.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod broker;
+mod change;
+mod departure;
+mod failure;
+mod join;
+mod operation;
+
+use serde_json::json;
+use support::{
+    cipher::Mode,
+    client::Client,
+    gateway::{Door, Gateway},
+    server::{Grant, Server},
+};
+
+/// Joins with what Spacebar has given.
+fn enter(server: &Server, grant: &Grant) -> Client {
+    Client::enter(server, grant, Door::plain(8), Mode::AesRtpsize, json!({}))
+}
+
+/// The close code with which these credentials are refused.
+fn refused(server: &Server, grant: &Grant) -> u16 {
+    let mut gateway = Gateway::open(server, Door::plain(8));
+    gateway.identify(grant);
+    gateway.closed()
+}
+
+/// Whether `hearer` hears `speaker`'s next word.
+fn hears(hearer: &mut Client, speaker: &mut Client) {
+    let word = support::server::random_hex().into_bytes();
+    speaker.media.speak(&word);
+    while hearer.media.hear().payload != word {}
+}
+
+/// Both hear each other.
+fn talk(a: &mut Client, b: &mut Client) {
+    hears(a, b);
+    hears(b, a);
+}
