@@ -70,16 +70,15 @@ pub(super) fn router(node: Arc<Node>) -> Router {
             file.path,
             get(async move || {
                 let media_type = HeaderValue::from_static(file.media_type);
-                let mut response = ([(header::CONTENT_TYPE, media_type)], file.text).into_response();
+                let mut response =
+                    ([(header::CONTENT_TYPE, media_type)], file.text).into_response();
                 response.headers_mut().extend(headers.iter().cloned());
                 response
             }),
         );
     }
     let dev = visitors::router(node).layer(middleware::from_fn(local_origin::same_origin));
-    files
-        .merge(dev)
-        .layer(middleware::from_fn(local_origin::loopback_host))
+    files.merge(dev).layer(middleware::from_fn(local_origin::loopback_host))
 }
 
 /// What stands in their place on a server that is for more than development.
@@ -154,6 +153,9 @@ mod tests {
         for forbidden in ["style=", "onclick", "<style", "javascript:", "http://", "https://"] {
             assert!(!html.contains(forbidden), "{forbidden}");
         }
-        assert_eq!(html.matches("<script").count(), html.matches("<script type=\"module\" src=").count());
+        assert_eq!(
+            html.matches("<script").count(),
+            html.matches("<script type=\"module\" src=").count()
+        );
     }
 }

@@ -22,6 +22,11 @@ export class Playback extends EventTarget {
     this.#start(element);
   }
 
+  /** What is played of a user, for measurements. */
+  track(user) {
+    return this.#elements.get(user)?.srcObject?.getAudioTracks()[0] ?? null;
+  }
+
   set deafened(deafened) {
     this.#deafened = deafened;
     for (const element of this.#elements.values()) element.muted = deafened;
