@@ -168,12 +168,10 @@ export class Ui {
       mark,
     });
     this.#tiles.picture(call.user, call.camera);
-    press("mute", call.muted || call.deafened || !call.hasMicrophone);
-    label("mute", call.hasMicrophone ? (call.muted ? "Unmute" : "Mute") : "Use microphone");
+    press("mute", call.muted);
+    $("mute").querySelector(".label").textContent = call.hasMicrophone ? "Mute" : "Use microphone";
     press("deafen", call.deafened);
-    label("deafen", call.deafened ? "Hear again" : "Deafen");
     press("camera", call.camera !== null);
-    label("camera", call.camera ? "Camera off" : "Camera on");
     this.#showCount();
   }
 
@@ -278,10 +276,6 @@ function showLevel(level) {
 
 function press(id, pressed) {
   $(id).setAttribute("aria-pressed", pressed);
-}
-
-function label(id, words) {
-  $(id).querySelector(".label").textContent = words;
 }
 
 /** Fills a list of devices, and leaves chosen what was. */
