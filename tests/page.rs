@@ -148,16 +148,21 @@ fn no_other_page_gets_a_grant() {
         (format!("Host: {address}\r\nOrigin: http://evil.example\r\n"), "foreign_origin"),
         (format!("Host: {address}\r\nOrigin: null\r\n"), "foreign_origin"),
         (format!("Host: {address}\r\nOrigin: https://{address}\r\n"), "foreign_origin"),
-        (format!("Host: {address}\r\nOrigin: http://{address}\r\nSec-Fetch-Site: cross-site\r\n"),
-         "foreign_origin"),
+        (
+            format!(
+                "Host: {address}\r\nOrigin: http://{address}\r\nSec-Fetch-Site: cross-site\r\n"
+            ),
+            "foreign_origin",
+        ),
         // Another server on this machine.
-        (format!("Host: {address}\r\nOrigin: http://127.0.0.1:{}\r\n", port + 1),
-         "foreign_origin"),
+        (format!("Host: {address}\r\nOrigin: http://127.0.0.1:{}\r\n", port + 1), "foreign_origin"),
         // No page.
         (format!("Host: {address}\r\n"), "foreign_origin"),
         // A page that has pointed its own name here.
-        (format!("Host: evil.example:{port}\r\nOrigin: http://evil.example:{port}\r\n"),
-         "foreign_host"),
+        (
+            format!("Host: evil.example:{port}\r\nOrigin: http://evil.example:{port}\r\n"),
+            "foreign_host",
+        ),
         // Through a proxy.
         (format!("{}X-Forwarded-For: 203.0.113.7\r\n", own(address)), "foreign_host"),
     ] {

@@ -10,6 +10,8 @@ mod tab;
 #[path = "../support/voice.rs"]
 mod voice;
 
+use std::net::Ipv4Addr;
+
 use chromium::{Chromium, Setup};
 use support::{proxy::Proxy, server::Server, tone::VOICES, trust::trusting};
 use tab::{ENOUGH, Sight, Tab};
@@ -222,6 +224,36 @@ fn a_cut_websocket_resumes_while_sound_goes_on() {
         bob.click("#camera").await;
         sees(&ann, &bob, &bob_id).await;
         assert_eq!(proxy.connections(), 4, "and it holds");
+        browser.close().await;
+    });
+}
+
+#[test]
+fn a_network_that_changes_does_not_end_the_call() {
+    on_one_thread(async {
+        let Some(browser) = Chromium::start(setup(VOICES[2])).await else { return };
+        let relay = Relay::open();
+        let port = relay.port().to_string();
+        let server = Server::with(&[("MEDIA_PUBLIC_BASE_PORT", &port)]);
+        relay.lead_to((Ipv4Addr::LOCALHOST, server.media_port()).into());
+        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
+        ann.open(&server, "Ann", CHANNEL).await;
+        bob.open(&server, "Bob", CHANNEL).await;
+        let ann_id = ann.join_and_connect().await;
+        let bob_id = bob.join_and_connect().await;
+        ann.until_hears(&bob_id, VOICES[2]).await;
+        bob.until_hears(&ann_id, VOICES[2]).await;
+        let (ann_mark, bob_mark) =
+            (packets(&ann.look().await, &bob_id), packets(&bob.look().await, &ann_id));
+
+        // Both are somewhere else now; what was under way is lost, and no more.
+        relay.move_clients();
+        ann.until("sound after the move", |it| packets(it, &bob_id) > ann_mark + 3 * ENOUGH).await;
+        bob.until("sound after the move", |it| packets(it, &ann_id) > bob_mark + 3 * ENOUGH).await;
+        for (tab, own) in [(&ann, &ann_id), (&bob, &bob_id)] {
+            let sight = tab.until("connected", Sight::is_connected).await;
+            assert_eq!(sight.user.as_ref(), Some(own), "it is the same session");
+        }
         browser.close().await;
     });
 }

@@ -11,6 +11,7 @@ pub mod http;
 pub mod media;
 pub mod metrics;
 pub mod proxy;
+pub mod relay;
 pub mod rtp;
 pub mod server;
 pub mod tone;

@@ -1,7 +1,7 @@
 // One visit to a channel, from the grant to the goodbye: joins the gateway's conversation, the media
 // connection and the roster, and puts each on its feet again when it falls. Knows no elements.
 //
-// Events: "state" {state, words, retryMs}; "self" when mute, deafen, camera or microphone changed;
+// Events: "state" {state, words, retryMs, asked}, `asked` at an end that was wished for; "self" when mute, deafen, camera or microphone changed;
 // "notice" {words} for what does not end anything; "quality" {quality}; "video" {user, track}.
 
 import { Backoff } from "./backoff.js";
@@ -160,7 +160,7 @@ export class Call extends EventTarget {
   }
 
   leave() {
-    this.#end("You have left.");
+    this.#end("You have left.", { asked: true });
   }
 
   /** Asks for a grant, and begins a session with it. */
@@ -210,8 +210,8 @@ export class Call extends EventTarget {
       this.#newPeer();
       return;
     }
+    if (!this.#peer) this.#newPeer();
     // Whatever could not be said meanwhile.
-    if (this.#peer?.state === "failed") this.#newPeer();
     this.#sendVideo();
     this.#sendSpeaking();
     this.#sendWants();
@@ -329,8 +329,9 @@ export class Call extends EventTarget {
     if (this.state === "ended") return;
     clearTimeout(this.#mediaTimer);
     this.#setState("reconnecting", `Media does not come through (${why}). Trying again…`);
-    // Without the gateway nobody can be asked for a new one; see #handleLive.
+    // Without the gateway nobody can be asked for a new one; #handleLive does it then.
     if (this.#gateway?.isLive) this.#newPeer();
+    else this.#dropPeer();
   }
 
   #settleState() {
@@ -436,9 +437,9 @@ export class Call extends EventTarget {
     this.#report = report;
   }
 
-  #end(words) {
+  #end(words, { asked = false } = {}) {
     if (this.state === "ended") return;
-    this.#setState("ended", words);
+    this.#setState("ended", words, null, asked);
     removeEventListener("pagehide", this.#goodbye);
     this.#timers.forEach(clearInterval);
     clearTimeout(this.#retry);
@@ -452,10 +453,10 @@ export class Call extends EventTarget {
     this.#tell("self");
   }
 
-  #setState(state, words, retryMs = null) {
+  #setState(state, words, retryMs = null, asked = false) {
     if (this.state === "ended") return;
     this.state = state;
-    this.#tell("state", { state, words, retryMs });
+    this.#tell("state", { state, words, retryMs, asked });
   }
 
   #tell(type, detail) {

@@ -135,6 +135,8 @@ export class Gateway extends EventTarget {
   }
 
   #receive(text) {
+    // Binary frames are end-to-end encryption's, which this client has said it does not have.
+    if (typeof text !== "string") return;
     const message = JSON.parse(text);
     if (Number.isInteger(message.seq)) this.#seq = message.seq;
     const d = message.d;
@@ -181,7 +183,7 @@ export class Gateway extends EventTarget {
       });
     }
     this.#acknowledged = true;
-    const interval = Math.min(HEARTBEAT_MS, hello.heartbeat_interval);
+    const interval = Math.min(HEARTBEAT_MS, hello.heartbeat_interval ?? HEARTBEAT_MS);
     this.#beat();
     this.#heartbeat = setInterval(() => this.#beat(), interval);
   }

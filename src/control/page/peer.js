@@ -25,6 +25,7 @@ export class Peer extends EventTarget {
   #receivers = [];
   #negotiation = null;
   #stale = false;
+  #settings = Promise.resolve();
 
   /** Own SSRCs, known after `offer`: `{audio, video, rtx}`. */
   ssrcs = { audio: null, video: null, rtx: null };
@@ -103,10 +104,15 @@ export class Peer extends EventTarget {
   /** Whether audio, or video, leaves this machine. */
   setSending(kind, active) {
     const { sender } = kind === "audio" ? this.#microphone : this.#camera;
-    const parameters = sender.getParameters();
-    if (!parameters.encodings?.length || parameters.encodings[0].active === active) return;
-    parameters.encodings[0].active = active;
-    return sender.setParameters(parameters);
+    // One change must be through before the next may ask for the parameters.
+    this.#settings = this.#settings
+      .then(async () => {
+        const parameters = sender.getParameters();
+        if (!parameters.encodings?.length || parameters.encodings[0].active === active) return;
+        parameters.encodings[0].active = active;
+        await sender.setParameters(parameters);
+      })
+      .catch((error) => this.#fail(error));
   }
 
   getStats() {
@@ -152,11 +158,7 @@ export class Peer extends EventTarget {
     if (!this.#template || this.state === "closed") return Promise.resolve();
     this.#stale = true;
     this.#negotiation ??= this.#settle()
-      .catch((error) => {
-        // Closing interrupts whatever is under way.
-        if (this.state === "closed") return;
-        this.dispatchEvent(new CustomEvent("failure", { detail: { error } }));
-      })
+      .catch((error) => this.#fail(error))
       .finally(() => {
         this.#negotiation = null;
       });
@@ -183,6 +185,12 @@ export class Peer extends EventTarget {
         this.#tellTrack(user, kind, transceiver.receiver.track);
       }
     }
+  }
+
+  #fail(error) {
+    // Closing interrupts whatever is under way.
+    if (this.state === "closed") return;
+    this.dispatchEvent(new CustomEvent("failure", { detail: { error } }));
   }
 
   #tellTrack(user, kind, track) {

@@ -117,7 +117,7 @@ export class Ui {
     });
   }
 
-  #showState({ state, words, retryMs }) {
+  #showState({ state, words, retryMs, asked }) {
     $("state").textContent = STATES[state];
     $("state").dataset.state = state;
     if (state === "connected") {
@@ -125,7 +125,7 @@ export class Ui {
       this.#showSelf();
       $("quality").hidden = false;
     } else if (state === "ended") {
-      this.#ended(words);
+      this.#ended(words, asked);
     } else if (state !== "joining") {
       const again = retryMs === null ? "" : ` Trying again in ${Math.ceil(retryMs / 1000)} s.`;
       if (retryMs === null) this.#alert(words);
@@ -133,7 +133,7 @@ export class Ui {
     }
   }
 
-  #ended(words) {
+  #ended(words, asked) {
     this.#call = null;
     this.#tiles.clear();
     this.#setBusy(false);
@@ -142,7 +142,7 @@ export class Ui {
     this.#grade = null;
     showLevel(0);
     $("join-button").focus();
-    if (words === "You have left.") {
+    if (asked) {
       this.#hideAlert();
       this.#say(words);
     } else {
