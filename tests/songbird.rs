@@ -1,6 +1,6 @@
 //! songbird 0.6, unmodified, as a foreign client over real TLS: each voice speaks a sine tone of
-//! its own, each hearer says which tones it heard under which SSRC, and which RTP packets. Claims are
-//! about media heard, never about time; every wait is bounded.
+//! its own, each hearer says which tones it heard under which SSRC, and which RTP packets. Claims
+//! are about media heard, never about time; every wait is bounded.
 
 mod support;
 #[path = "support/voice.rs"]

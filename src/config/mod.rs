@@ -42,8 +42,8 @@ pub struct Config {
     pub e2ee: E2ee,
     /// How long a session whose WebSocket broke waits for a Resume.
     pub resume_window: Duration,
-    /// Whether this is a development server: its operator has given nothing of what leaving loopback
-    /// takes. It has a page to talk on, and lets in whoever opens it on this machine.
+    /// Whether this is a development server: its operator has given nothing of what leaving
+    /// loopback takes. It has a page to talk on, and lets in whoever opens it on this machine.
     pub development: bool,
     /// Log lines.
     pub log: Log,

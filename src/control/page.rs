@@ -1,6 +1,6 @@
 //! The page to talk on: its files, which are part of the program, and the headers that keep a
-//! browser to them. What the page does is in `page/`. A development server has it, any other answers
-//! 404. Who may ask is `local_origin`'s, the page's way into a channel `visitors`'.
+//! browser to them. What the page does is in `page/`. A development server has it, any other
+//! answers 404. Who may ask is `local_origin`'s, the page's way into a channel `visitors`'.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Real Chromium on the page that a development server serves: tabs hear each other, songbird, and
-//! whoever joins later; see each other's cameras; and go on after reloads, cuts and restarts. Claims
-//! are about sound heard and pictures decoded, never about time; every wait is bounded.
+//! whoever joins later; see each other's cameras; and go on after reloads, cuts and restarts.
+//! Claims are about sound heard and pictures decoded, never about time; every wait is bounded.
 
 mod chromium;
 mod scenes;
@@ -13,7 +13,7 @@ mod voice;
 use std::net::Ipv4Addr;
 
 use chromium::{Chromium, Setup};
-use support::{proxy::Proxy, server::Server, tone::VOICES, trust::trusting};
+use support::{proxy::Proxy, relay::Relay, server::Server, tone::VOICES, trust::trusting};
 use tab::{ENOUGH, Sight, Tab};
 use voice::{Voice, on_one_thread};
 

@@ -1,5 +1,6 @@
-//! A UDP relay in front of a server that changes ports like a network that was left for another one:
-//! each client has a port of its own towards the server, and a new one after [`Relay::move_clients`].
+//! A UDP relay in front of a server that changes ports, as when a network is left for another one:
+//! each client has a port of its own towards the server, and after [`Relay::move_clients`] a new
+//! one.
 
 use std::{
     collections::BTreeMap,

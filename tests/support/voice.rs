@@ -1,6 +1,6 @@
 //! songbird 0.6, unmodified, as a client that speaks a tone of its own and says by Goertzel filter
-//! which tones it heard under which SSRC, and which RTP packets. What songbird does when it is short
-//! of time is turned off or left out (see `scheduler` and `Heard::runs`).
+//! which tones it heard under which SSRC, and which RTP packets. What songbird does when it is
+//! short of time is turned off or left out (see `scheduler` and `Heard::runs`).
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
@@ -109,8 +109,8 @@ impl Voice {
         until(&what, || self.heard().ticks(speaker.user) >= ENOUGH).await;
     }
 
-    /// All that was heard of this user is this tone, every packet opened, and none is missing, doubled
-    /// or out of order.
+    /// All that was heard of this user is this tone, every packet opened, and none is missing,
+    /// doubled or out of order.
     pub fn assert_hears_tone(&self, user: u64, tone: f64) {
         let heard = self.heard();
         let ssrc = heard.ssrc_of(user).expect("it was heard");
