@@ -1,14 +1,20 @@
-//! Did sealing and opening get slower? Each AEAD mode beside the bare aws-lc calls it is made of,
-//! the secretbox modes alone: a voice packet of 160 bytes, 256 keys in turn. Under `cargo bench` it
-//! ends with the ratios, which are what to watch; times are this machine's.
+//! Did sealing and opening get slower? Each AEAD mode and each profile of SRTP beside the bare
+//! aws-lc calls it is made of, the secretbox modes alone: a voice packet of 160 bytes, 256 keys in
+//! turn. Under `cargo bench` it ends with the ratios, which are what to watch; times are this
+//! machine's.
 
 use std::{hint::black_box, time::Instant};
 
-use aws_lc_rs::aead::{
-    AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
+use aws_lc_rs::{
+    aead::{
+        AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
+    },
+    cipher::{AES_128, EncryptingKey, EncryptionContext, UnboundCipherKey},
+    hmac,
+    iv::FixedLength,
 };
 use criterion::{BenchmarkId, Criterion, Throughput};
-use stentor::crypto::{Cipher, Mode, NonceCounter, ReplayWindow, SecretKey};
+use stentor::crypto::{Cipher, Mode, NonceCounter, Profile, ReplayWindow, Role, SecretKey, Srtp};
 
 const KEYS: usize = 256;
 const HEADER: usize = 12;
@@ -41,8 +47,8 @@ fn ours_seal(mode: Mode) -> impl FnMut() {
 }
 
 /// The call of aws-lc that seals the same bytes, with a key schedule made before.
-fn bare_aes_seal() -> impl FnMut() {
-    let keys: Vec<LessSafeKey> = (0..KEYS).map(|index| bare_key(&AES_256_GCM, index)).collect();
+fn bare_aes_seal(algorithm: &'static Algorithm) -> impl FnMut() {
+    let keys: Vec<LessSafeKey> = (0..KEYS).map(|index| bare_key(algorithm, index)).collect();
     let (mut buffer, mut turn) = (plain(), 0u32);
     move || {
         turn = turn.wrapping_add(1);
@@ -62,7 +68,7 @@ fn bare_chacha_seal() -> impl FnMut() {
 }
 
 fn bare_key(algorithm: &'static Algorithm, index: usize) -> LessSafeKey {
-    LessSafeKey::new(UnboundKey::new(algorithm, &key(index)).unwrap())
+    LessSafeKey::new(UnboundKey::new(algorithm, &key(index)[..algorithm.key_len()]).unwrap())
 }
 
 #[inline]
@@ -78,6 +84,70 @@ fn bare_seal(key: &LessSafeKey, turn: u32, buffer: &mut [u8; 256]) {
     let aad = Aad::from(&*header);
     let tag = key.seal_in_place_separate_tag(nonce(turn), aad, &mut rest[..PAYLOAD]);
     let _ = black_box(tag);
+}
+
+/// One end of each of 256 handshakes.
+fn srtps(profile: Profile, role: Role) -> Vec<Srtp> {
+    let material = |index: usize| [key(index), key(index + 1), key(index + 2)].concat();
+    (0..KEYS)
+        .map(|index| Srtp::new(profile, &material(index)[..profile.material_len()], role).unwrap())
+        .collect()
+}
+
+/// Our seal of SRTP, as `ours_seal`.
+fn srtp_seal(profile: Profile) -> impl FnMut() {
+    let (srtps, mut buffer, mut turn) = (srtps(profile, Role::Server), plain(), 0u32);
+    move || {
+        turn = turn.wrapping_add(1);
+        let srtp = &srtps[turn as usize % KEYS];
+        black_box(srtp.seal(black_box(&mut buffer), black_box(PLAIN), turn));
+    }
+}
+
+/// The calls of aws-lc that do what AES-CM with HMAC-SHA1-80 does, with all computed before that
+/// can be.
+fn bare_cm_seal() -> impl FnMut() {
+    let keys: Vec<(EncryptingKey, hmac::Key)> = (0..KEYS)
+        .map(|index| {
+            let cipher = UnboundCipherKey::new(&AES_128, &key(index)[..16]).unwrap();
+            let hmac = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &key(index)[..20]);
+            (EncryptingKey::ctr(cipher).unwrap(), hmac)
+        })
+        .collect();
+    let (mut buffer, mut turn) = (plain(), 0u32);
+    move || {
+        turn = turn.wrapping_add(1);
+        let (cipher, authentication) = &keys[turn as usize % KEYS];
+        let mut iv = [0; 16];
+        iv[..4].copy_from_slice(&turn.to_be_bytes());
+        let iv = EncryptionContext::Iv128(FixedLength::from(iv));
+        let packet = &mut black_box(&mut buffer)[..PLAIN];
+        let _ = black_box(cipher.less_safe_encrypt(&mut packet[HEADER..], iv));
+        let mut context = hmac::Context::with_key(authentication);
+        context.update(packet);
+        context.update(&turn.to_be_bytes());
+        black_box(context.sign());
+    }
+}
+
+/// Our open of SRTP, as `ours_open`.
+fn srtp_open(profile: Profile) -> impl FnMut() {
+    let (servers, clients) = (srtps(profile, Role::Server), srtps(profile, Role::Client));
+    let sealed: Vec<([u8; 256], usize)> = clients
+        .iter()
+        .map(|client| {
+            let mut buffer = plain();
+            let len = client.seal(&mut buffer, PLAIN, 1).unwrap();
+            (buffer, len)
+        })
+        .collect();
+    let mut turn = 0usize;
+    move || {
+        turn = (turn + 1) % KEYS;
+        let (mut buffer, len) = black_box(&sealed)[turn];
+        servers[turn].open(&mut buffer[..len], 1).unwrap();
+        black_box(&buffer);
+    }
 }
 
 /// Our open. Opening destroys its input, so a fresh copy is part of the time.
@@ -128,13 +198,21 @@ fn bare_aes_open() -> impl FnMut() {
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("seal");
     group.throughput(Throughput::Elements(1));
-    let mut bare = bare_aes_seal();
+    let mut bare = bare_aes_seal(&AES_256_GCM);
     group.bench_function("bare aws-lc AES-256-GCM", |b| b.iter(&mut bare));
     let mut bare = bare_chacha_seal();
     group.bench_function("bare aws-lc ChaCha20-Poly1305, key set-up", |b| b.iter(&mut bare));
     for mode in Mode::ALL {
         let mut ours = ours_seal(mode);
         group.bench_function(BenchmarkId::from_parameter(mode.name()), |b| b.iter(&mut ours));
+    }
+    let mut bare = bare_aes_seal(&AES_128_GCM);
+    group.bench_function("bare aws-lc AES-128-GCM", |b| b.iter(&mut bare));
+    let mut bare = bare_cm_seal();
+    group.bench_function("bare aws-lc AES-128-CTR, HMAC-SHA1", |b| b.iter(&mut bare));
+    for profile in Profile::PREFERRED {
+        let mut ours = srtp_seal(profile);
+        group.bench_function(BenchmarkId::from_parameter(profile.name()), |b| b.iter(&mut ours));
     }
     group.finish();
 
@@ -145,6 +223,10 @@ fn bench(c: &mut Criterion) {
     for mode in Mode::ALL {
         let mut ours = ours_open(mode);
         group.bench_function(BenchmarkId::from_parameter(mode.name()), |b| b.iter(&mut ours));
+    }
+    for profile in Profile::PREFERRED {
+        let mut ours = srtp_open(profile);
+        group.bench_function(BenchmarkId::from_parameter(profile.name()), |b| b.iter(&mut ours));
     }
     group.finish();
 
@@ -194,8 +276,26 @@ fn main() {
     bench(&mut criterion);
     criterion.final_summary();
     if std::env::args().any(|argument| argument == "--bench") {
-        ratio("seal AES-256-GCM", bare_aes_seal(), ours_seal(Mode::Aes256GcmRtpsize));
+        ratio("seal AES-256-GCM", bare_aes_seal(&AES_256_GCM), ours_seal(Mode::Aes256GcmRtpsize));
         ratio("seal XChaCha20", bare_chacha_seal(), ours_seal(Mode::XChaCha20Poly1305Rtpsize));
         ratio("open AES-256-GCM", bare_aes_open(), ours_open(Mode::Aes256GcmRtpsize));
+        ratio(
+            "seal SRTP AES-128-GCM",
+            bare_aes_seal(&AES_128_GCM),
+            srtp_seal(Profile::AeadAes128Gcm),
+        );
+        ratio(
+            "seal SRTP AES-256-GCM",
+            bare_aes_seal(&AES_256_GCM),
+            srtp_seal(Profile::AeadAes256Gcm),
+        );
+        ratio("seal SRTP AES-CM", bare_cm_seal(), srtp_seal(Profile::Aes128CmSha1_80));
+        // A browser beside a client of plain UDP.
+        for profile in Profile::PREFERRED {
+            let name = profile.name();
+            let udp = Mode::Aes256GcmRtpsize;
+            ratio(&format!("seal {name} to UDP"), ours_seal(udp), srtp_seal(profile));
+            ratio(&format!("open {name} to UDP"), ours_open(udp), srtp_open(profile));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Did forwarding get slower? One voice packet from its datagram to a sealed copy for each of 1,
-//! 10, 50 and 500 hearers, without a kernel, beside the bare aws-lc seals it contains. Under
-//! `cargo bench` it ends with the ratios, which are what to watch; times are this machine's.
+//! 10, 50 and 500 hearers, without a kernel, beside the bare aws-lc seals it contains; and to
+//! browsers beside the same to clients over plain UDP. Under `cargo bench` it ends with the ratios,
+//! which are what to watch; times are this machine's.
 
 use std::{
     hint::black_box,
@@ -13,11 +14,22 @@ use aws_lc_rs::aead::{
 use criterion::{BenchmarkId, Criterion, Throughput};
 use stentor::{crypto::Mode, egress::Path};
 
-use crate::{client::Profile, rig::Rig};
+use crate::{
+    browser::{AEAD_128, AEAD_256, CM_SHA1, Choices},
+    client::Profile,
+    rig::Rig,
+};
+
+#[allow(dead_code, reason = "shared with tests that use all of it")]
+#[path = "../tests/shard/browser.rs"]
+mod browser;
 
 #[allow(dead_code, reason = "shared with tests that use all of it")]
 #[path = "../tests/sim/client.rs"]
 mod client;
+#[allow(dead_code, reason = "shared with tests that use all of it")]
+#[path = "../tests/dtls/client.rs"]
+mod dtls_client;
 #[allow(dead_code, reason = "shared with tests that use all of it")]
 #[path = "../tests/shard/rig.rs"]
 mod rig;
@@ -25,6 +37,9 @@ mod rig;
 const HEARERS: [usize; 4] = [1, 10, 50, 500];
 const MODES: [(Mode, &str); 2] =
     [(Mode::Aes256GcmRtpsize, "AES"), (Mode::XChaCha20Poly1305Rtpsize, "XChaCha")];
+/// Profiles of SRTP.
+const PROFILES: [(u16, &str); 3] =
+    [(AEAD_128, "AEAD-128"), (AEAD_256, "AEAD-256"), (CM_SHA1, "CM-SHA1")];
 const PAYLOAD: [u8; 160] = [7; 160];
 /// What a hearer's copy has before its ciphertext, and in it.
 const CLEAR: usize = 16;
@@ -48,6 +63,20 @@ impl Forwarding {
         for user in 2..hearers as u64 + 2 {
             rig.joined(1, user, profile());
         }
+        Self::spoken(rig, speaker)
+    }
+
+    /// The same speaker, heard by browsers.
+    fn to_browsers(profile: u16, hearers: usize) -> Self {
+        let mut rig = Rig::new();
+        let speaker = rig.joined(1, 1, Profile::default());
+        for user in 2..hearers as u64 + 2 {
+            rig.browser(1, user, Choices { profile, ..Choices::default() });
+        }
+        Self::spoken(rig, speaker)
+    }
+
+    fn spoken(mut rig: Rig, speaker: usize) -> Self {
         let from = Path::to(rig.clients[speaker].address);
         let lap = (0..=u16::MAX).map(|_| rig.clients[speaker].voice(&PAYLOAD)).collect();
         Self { rig, from, lap, turn: 0, datagram: [0; 256] }
@@ -159,6 +188,35 @@ fn print_ratios(mode: Mode, name: &str) {
     }
 }
 
+/// Browsers beside clients over plain UDP, in turn as above.
+fn print_browser_ratios(profile: u16, name: &str) {
+    const ROUNDS: usize = 31;
+    for hearers in HEARERS {
+        let mut browsers = Forwarding::to_browsers(profile, hearers);
+        let mut plain = Forwarding::new(Mode::Aes256GcmRtpsize, hearers);
+        assert_eq!((browsers.step(), plain.step()), (hearers, hearers), "everyone is due a copy");
+        let steps = 20_000 / hearers;
+        let mut ratios: Vec<f64> = (0..ROUNDS)
+            .map(|_| {
+                let ours = time(steps, || {
+                    black_box(browsers.step());
+                });
+                let theirs = time(steps, || {
+                    black_box(plain.step());
+                });
+                ours.as_secs_f64() / theirs.as_secs_f64()
+            })
+            .collect();
+        ratios.sort_by(f64::total_cmp);
+        println!(
+            "forward to {hearers:>3} browsers, {name}: {:.2} of UDP with AES ({:.2} to {:.2})",
+            ratios[ROUNDS / 2],
+            ratios[0],
+            ratios[ROUNDS - 1],
+        );
+    }
+}
+
 fn time(steps: usize, mut step: impl FnMut()) -> Duration {
     let start = Instant::now();
     (0..steps).for_each(|_| step());
@@ -174,6 +232,9 @@ fn main() {
     {
         for (mode, name) in MODES {
             print_ratios(mode, name);
+        }
+        for (profile, name) in PROFILES {
+            print_browser_ratios(profile, name);
         }
     }
 }

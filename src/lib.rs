@@ -17,3 +17,4 @@ pub mod rtp;
 pub mod serve;
 pub mod sfu;
 pub mod signalling;
+pub mod webrtc;

@@ -69,6 +69,44 @@ pub const GSO_FAILURES_MAX: u32 = 8;
 /// at 200,000 a second. What has waited longer is no longer worth hearing.
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1_024 * 1_024;
 
+/// Datagrams of DTLS handshakes that wait at once: a client's whole handshake is five, so two
+/// hundred browsers that join in the same moment. Each is dealt with in its turn, between batches of
+/// media; one that waits for longer than a flight's retransmission is worth nothing.
+pub const HANDSHAKE_DATAGRAMS_MAX: usize = 1_024;
+
+/// Those of one session: a ClientHello in two, and a client's last flight in up to five, each twice.
+pub const SESSION_HANDSHAKE_DATAGRAMS_MAX: usize = 16;
+
+/// Largest DTLS datagram we send, bytes. WebRTC's usual 1,200 less headers of tunnels: every path
+/// on the Internet takes it whole, and a flight of ours with a P-256 certificate needs one.
+pub const DTLS_DATAGRAM_BYTES_MAX: usize = 1_200;
+
+/// Records in one DTLS datagram of a peer, what the library takes: a client's longest flight has
+/// five.
+pub const DTLS_RECORDS_MAX: usize = 8;
+
+/// Datagrams of one handshake held until what comes before them has come. A ClientHello with a
+/// post-quantum key is two, a client's last flight one or two, at the smallest MTU eight; what is
+/// sent again takes no second place. One that is full of small records costs the library 42 KiB,
+/// so that a hostile handshake costs two thirds of a megabyte.
+pub const DTLS_HELD_DATAGRAMS_MAX: usize = 16;
+
+/// Datagrams of one DTLS session that wait to be sent: two flights. They are sent within the turn
+/// they were made in, so more would be a mistake of ours; the oldest then counts as lost.
+pub const DTLS_UNSENT_DATAGRAMS_MAX: usize = 16;
+
+/// Time until a DTLS flight that brought no answer is sent again; doubles each time. RFC 6347
+/// §4.2.4.1 says a second for want of knowledge, and asks for less where delay matters: a join that
+/// loses a packet is then heard a second later. Most round trips are shorter than this.
+pub const DTLS_RETRANSMIT_AFTER: Duration = Duration::from_millis(250);
+
+/// Times a DTLS flight is sent again: by doubling they reach past the handshake's deadline.
+pub const DTLS_RETRANSMITS_MAX: usize = 7;
+
+/// Time from the first ClientHello to the last Finished. The time in which ICE gives a transport up
+/// that nobody answers on (protocol.md §3.3): who takes longer has no transport any more.
+pub const DTLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Largest WebSocket message from a client, bytes: the largest legitimate one is an MLS welcome of
 /// 44 KB at 100 members (protocol.md §1.1).
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1_024;
@@ -151,6 +189,42 @@ pub const CODECS_MAX: usize = 64;
 /// Entries in one Media Sink Wants: every layer and audio stream of a full channel's video senders.
 pub const SINK_WANTS_MAX: usize = 512;
 
+/// Longest SDP of Select Protocol, bytes: a message holds it twice (protocol.md §3.1). A browser's
+/// whole offer with twenty m-lines has about 100 KB, a fragment 2 KB.
+pub const OFFER_BYTES_MAX: usize = 128 * 1_024;
+
+/// Fingerprints taken from one offer: one for each hash function, and one more in case a client
+/// changes its certificate. Each may cost a hash of that certificate.
+pub const FINGERPRINTS_MAX: usize = 4;
+
+/// Pairs that one session's ICE remembers, those checked last: a laptop has three networks with two
+/// address families and a relay, and each datagram of DTLS looks at all of them.
+pub const ICE_PAIRS_MAX: usize = 8;
+
+/// Time without a check on the selected pair after which a transport has ended, and which a client
+/// has to nominate one at first (RFC 7675 §5.1).
+pub const CONSENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time since the selected pair was last nominated after which one of lower priority may take its
+/// place. Chromium nominates the pair it uses with each of its checks, one in 2.5 s at least: after
+/// more it has another one in mind.
+pub const ICE_NOMINATION_QUIET: Duration = Duration::from_secs(3);
+
+/// Time without a check on the selected pair after which another nominated one takes its place as
+/// soon as it is checked. Consent is asked for every 6 s at least (RFC 7675 §5.1): two were missed.
+pub const ICE_CHECK_QUIET: Duration = Duration::from_secs(12);
+/// Packets of one stream of video kept for those who ask again. As many as the replay window looks
+/// back on, and as a hearer's numbers stay the same after a gap: older ones could not be named.
+pub const RETRANSMISSION_PACKETS_MAX: usize = 1_024;
+
+/// Bytes of them: half a second at 8 Mbit/s, 1.6 s at 2.5 Mbit/s. Who asks later than that has
+/// asked for a keyframe by then.
+pub const RETRANSMISSION_BYTES_MAX: usize = 512 * 1_024;
+
+/// Streams of video on one shard whose packets are kept, 256 MiB in all. A core that forwards more
+/// streams than that to anyone has run out of time long before; the rest are not sent again.
+pub const RETRANSMISSION_STREAMS_MAX: usize = 512;
+
 /// Channels a node keeps at once, sessions it admits in all, grants it stores: bounds on what a
 /// backend's mistake can cost in memory (1 KiB a grant).
 pub const GRANTS_MAX: usize = 1_000_000;
@@ -165,3 +239,8 @@ const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two() && RECEIVE_BUFFERS <= 32
 const _: () = assert!(RECEIVE_BUFFER_BYTES > 128 + DATAGRAM_BYTES_MAX);
 const _: () = assert!(SEND_PIECES_MAX >= SEND_BATCH_MAX + GSO_SEGMENTS_MAX);
 const _: () = assert!(DATAGRAM_BYTES_MAX <= GSO_BYTES_MAX);
+const _: () = assert!(2 * OFFER_BYTES_MAX <= MESSAGE_BYTES_MAX);
+const _: () = assert!(ICE_CHECK_QUIET.as_secs() < CONSENT_TIMEOUT.as_secs());
+const _: () = assert!(65_536 % RETRANSMISSION_PACKETS_MAX == 0);
+const _: () = assert!(RETRANSMISSION_BYTES_MAX >= PLAIN_BYTES_MAX);
+const _: () = assert!(DTLS_DATAGRAM_BYTES_MAX <= DATAGRAM_BYTES_MAX);

@@ -39,6 +39,12 @@ drop_reasons! {
     UnknownDiscovery = "unknown_discovery",
     /// More discovery or ping requests in one turn than are worth an answer.
     RequestFlood = "request_flood",
+    /// STUN that is no check of a browser's, or one whose fingerprint is wrong.
+    BadStun = "bad_stun",
+    /// A check for a `ufrag` that no session has.
+    UnknownUfrag = "unknown_ufrag",
+    /// A check that was not signed with the session's password.
+    BadIntegrity = "bad_integrity",
     /// The session has not selected a protocol yet, so there is no key.
     NoKey = "no_key",
     /// The tag did not verify.
@@ -67,6 +73,10 @@ drop_reasons! {
     Deafened = "deafened",
     /// A hearer's address is not known yet, or its key is not agreed.
     NotConnected = "not_connected",
+    /// A retransmission of a packet that has come, or is too long gone to be of use.
+    UselessRetransmission = "useless_retransmission",
+    /// A hearer has not had a keyframe yet, without which it can make nothing of the packet.
+    AwaitingKeyframe = "awaiting_keyframe",
     /// A hearer does not take this codec.
     CodecNotSupported = "codec_not_supported",
     /// A packet from before a gap the hearer was given no share of.
@@ -79,8 +89,14 @@ drop_reasons! {
     SocketFull = "socket_full",
     /// The kernel refused to send.
     SendFailed = "send_failed",
-    /// STUN or DTLS, which no session here speaks.
-    NoWebRtc = "no_webrtc",
+    /// More datagrams of handshakes than are dealt with soon enough.
+    HandshakeFlood = "handshake_flood",
+    /// A browser's packets under an SSRC of which it did not say in time what it is.
+    Unannounced = "unannounced",
+    /// DTLS that changes nothing about a connection: replayed, forged, or data nobody asked for.
+    DtlsUseless = "dtls_useless",
+    /// DTLS after its handshake failed or its connection was closed.
+    DtlsOver = "dtls_over",
     /// More RTCP from one session than its streams can mean.
     RtcpFlood = "rtcp_flood",
     /// RTCP nobody is due.
@@ -97,6 +113,7 @@ impl DropReason {
             self,
             DropReason::Deafened
                 | DropReason::NotConnected
+                | DropReason::AwaitingKeyframe
                 | DropReason::CodecNotSupported
                 | DropReason::LateAfterGap
                 | DropReason::NonceExhausted
@@ -111,7 +128,7 @@ impl DropReason {
 pub const DROP_REASONS: usize = DropReason::ALL.len();
 
 /// What one shard has counted since it started.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counters {
     /// Datagrams received.
     pub packets_in: u64,
@@ -125,6 +142,14 @@ pub struct Counters {
     pub opened: u64,
     /// Copies sealed for a hearer.
     pub forwarded: u64,
+    /// Copies sealed for a hearer that lacked them.
+    pub retransmitted: u64,
+    /// Packets lost on the way here that their sender sent again when asked.
+    pub mended: u64,
+    /// Packets that hearers' transport-wide feedback reported on.
+    pub path_reported: u64,
+    /// Those of them that had not arrived.
+    pub path_lost: u64,
     /// Passes through the kernel's UDP stack to send: a GSO send of many datagrams is one.
     pub stack_traversals: u64,
     /// Discovery and ping requests answered.
@@ -135,6 +160,29 @@ pub struct Counters {
     pub rebound: u64,
     /// Drops by reason, indexed by `DropReason as usize`.
     pub drops: [u64; DROP_REASONS],
+}
+
+/// Written out because the standard library makes no default of an array as long as the reasons.
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            packets_in: 0,
+            bytes_in: 0,
+            packets_out: 0,
+            bytes_out: 0,
+            opened: 0,
+            forwarded: 0,
+            retransmitted: 0,
+            mended: 0,
+            path_reported: 0,
+            path_lost: 0,
+            stack_traversals: 0,
+            answered: 0,
+            receive_buffers_exhausted: 0,
+            rebound: 0,
+            drops: [0; DROP_REASONS],
+        }
+    }
 }
 
 impl Counters {
@@ -158,6 +206,10 @@ impl AddAssign<&Counters> for Counters {
         self.bytes_out += other.bytes_out;
         self.opened += other.opened;
         self.forwarded += other.forwarded;
+        self.retransmitted += other.retransmitted;
+        self.mended += other.mended;
+        self.path_reported += other.path_reported;
+        self.path_lost += other.path_lost;
         self.stack_traversals += other.stack_traversals;
         self.answered += other.answered;
         self.receive_buffers_exhausted += other.receive_buffers_exhausted;

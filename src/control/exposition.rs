@@ -58,7 +58,7 @@ const SHARD_NUMBERS: [PerShard; 4] = [
     ),
 ];
 
-const COUNTERS: [PerCounter; 10] = [
+const COUNTERS: [PerCounter; 14] = [
     ("stentor_packets_received_total", "Datagrams received.", |c| c.packets_in),
     ("stentor_received_bytes_total", "Bytes of UDP payload received.", |c| c.bytes_in),
     ("stentor_packets_sent_total", "Datagrams sent.", |c| c.packets_out),
@@ -67,6 +67,20 @@ const COUNTERS: [PerCounter; 10] = [
         c.opened
     }),
     ("stentor_packets_forwarded_total", "Copies sealed for a hearer.", |c| c.forwarded),
+    ("stentor_packets_retransmitted_total", "Copies sealed for a hearer that lacked them.", |c| {
+        c.retransmitted
+    }),
+    (
+        "stentor_packets_mended_total",
+        "Packets lost on the way here that their sender sent again when asked.",
+        |c| c.mended,
+    ),
+    (
+        "stentor_path_packets_reported_total",
+        "Packets that hearers' transport-wide feedback reported on.",
+        |c| c.path_reported,
+    ),
+    ("stentor_path_packets_lost_total", "Those of them that had not arrived.", |c| c.path_lost),
     (
         "stentor_stack_traversals_total",
         "Passes through the kernel's UDP stack to send: a send of many datagrams is one.",

@@ -48,6 +48,12 @@ impl Accept {
         self.index
     }
 
+    /// How many laps of the sequence came before the packet's: SRTP's rollover counter.
+    pub fn laps(&self) -> u32 {
+        // A key is worn out long before it has sealed 2^32 laps.
+        (self.index / LAP).saturating_sub(1) as u32
+    }
+
     /// Whether the source has started again: this packet has nothing to do with those before it.
     pub fn restarted(&self) -> bool {
         self.restarted
@@ -92,6 +98,32 @@ impl ReplayWindow {
             return Ok(Accept { index: lap * LAP + u64::from(seq), restarted: true });
         }
         Err(if behind <= AHEAD_MAX { DropReason::TooOld } else { DropReason::SequenceJump })
+    }
+
+    /// Judges a packet of a source that cannot start again, because its key makes a packet's lap
+    /// part of what authenticates: it may leap as far ahead as half a lap (RFC 3711 §3.3.1).
+    /// Changes nothing.
+    ///
+    /// # Errors
+    /// [`DropReason::Replayed`] if it was seen; [`DropReason::TooOld`] if it is behind the window.
+    #[inline]
+    pub fn check_lasting(&self, seq: u16) -> Result<Accept, DropReason> {
+        let Some(highest) = self.highest else {
+            return Ok(Accept { index: LAP + u64::from(seq), restarted: false });
+        };
+        let ahead = seq.wrapping_sub(highest as u16);
+        if (1..1 << 15).contains(&ahead) {
+            return Ok(Accept { index: highest + u64::from(ahead), restarted: false });
+        }
+        let behind = u64::from(ahead.wrapping_neg());
+        if behind >= u64::from(WINDOW) || highest - behind < LAP {
+            return Err(DropReason::TooOld);
+        }
+        let (word, bit) = place(seq);
+        if self.seen[word] & bit != 0 {
+            return Err(DropReason::Replayed);
+        }
+        Ok(Accept { index: highest - behind, restarted: false })
     }
 
     /// Marks a packet as seen. It has authenticated, and nothing was committed since its `check`.

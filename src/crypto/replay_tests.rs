@@ -48,6 +48,31 @@ fn a_late_packet_inside_the_window_is_accepted_once() {
     assert_eq!(receive(&mut window, 1_999), Err(DropReason::TooOld));
 }
 
+/// Takes an authentic packet of a source that cannot start again, and gives its lap.
+fn receive_lasting(window: &mut ReplayWindow, seq: u16) -> Result<u32, DropReason> {
+    let accept = window.check_lasting(seq)?;
+    let laps = accept.laps();
+    window.commit(accept);
+    Ok(laps)
+}
+
+#[test]
+fn a_lasting_source_leaps_and_never_starts_again() {
+    let mut window = ReplayWindow::new();
+    assert_eq!(receive_lasting(&mut window, 3), Ok(0));
+    assert_eq!(receive_lasting(&mut window, 65_535), Err(DropReason::TooOld), "before its first");
+    assert_eq!(receive_lasting(&mut window, 32_770), Ok(0), "as far as can be told");
+    assert_eq!(receive_lasting(&mut window, 65_000), Ok(0));
+    assert_eq!(receive_lasting(&mut window, 10), Ok(1));
+    assert_eq!(receive_lasting(&mut window, 65_000), Err(DropReason::Replayed));
+    assert_eq!(receive_lasting(&mut window, 65_001), Ok(0));
+    for seq in [30_000, 30_001, 30_002] {
+        let mut behind = ReplayWindow::new();
+        assert_eq!(receive_lasting(&mut behind, 32_000), Ok(0));
+        assert_eq!(receive_lasting(&mut behind, seq), Err(DropReason::TooOld));
+    }
+}
+
 #[test]
 fn a_whole_lap_is_accepted_and_counted() {
     let start = 65_000u16;

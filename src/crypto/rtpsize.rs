@@ -1,6 +1,7 @@
 //! The AEAD modes: `aead_aes256_gcm_rtpsize`, `aead_xchacha20_poly1305_rtpsize`, and the former's
 //! removed sibling `aead_aes256_gcm`, which differs in how much stays clear and in nothing here.
-//! The clear header is authenticated, the tag follows the ciphertext. Called by `cipher`.
+//! The clear header is authenticated, the tag follows the ciphertext. Called by `cipher`;
+//! SRTP's AES-GCM seals RTP in the same way.
 
 use aws_lc_rs::aead::{
     AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey,
@@ -102,7 +103,12 @@ fn write_suffix(packet: &mut [u8], suffix: [u8; SUFFIX_BYTES]) -> Option<&mut [u
 /// Seals `clear header ‖ plaintext ‖ 16 bytes for the tag`. The algorithms fail only beyond
 /// gigabytes.
 #[inline]
-fn seal(key: &LessSafeKey, nonce: [u8; NONCE_LEN], packet: &mut [u8], clear: usize) -> Option<()> {
+pub(super) fn seal(
+    key: &LessSafeKey,
+    nonce: [u8; NONCE_LEN],
+    packet: &mut [u8],
+    clear: usize,
+) -> Option<()> {
     let (header, sealed) = packet.split_at_mut_checked(clear)?;
     let (text, tag) = sealed.split_last_chunk_mut::<TAG_BYTES>()?;
     let nonce = Nonce::assume_unique_for_key(nonce);
@@ -111,7 +117,12 @@ fn seal(key: &LessSafeKey, nonce: [u8; NONCE_LEN], packet: &mut [u8], clear: usi
 
 /// Opens `clear header ‖ ciphertext ‖ tag`.
 #[inline]
-fn open(key: &LessSafeKey, nonce: [u8; NONCE_LEN], packet: &mut [u8], clear: usize) -> Option<()> {
+pub(super) fn open(
+    key: &LessSafeKey,
+    nonce: [u8; NONCE_LEN],
+    packet: &mut [u8],
+    clear: usize,
+) -> Option<()> {
     let (header, sealed) = packet.split_at_mut_checked(clear)?;
     let (text, tag) = sealed.split_last_chunk_mut::<TAG_BYTES>()?;
     let nonce = Nonce::assume_unique_for_key(nonce);

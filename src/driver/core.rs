@@ -209,7 +209,7 @@ impl Core {
     pub fn tick(&self) {
         self.drain_backlog();
         if self.next_timeout().is_some_and(|at| at <= Instant::now()) {
-            self.enter(|shard, now, _| shard.handle_timeout(now));
+            self.enter(|shard, now, egress| shard.handle_timeout(now, egress));
         }
     }
 
@@ -235,7 +235,8 @@ impl Core {
         self.shard.borrow().poll_timeout().map(|(at, _)| at)
     }
 
-    /// One turn of the media loop. Returns whether everything that had arrived was dealt with.
+    /// One turn of the media loop: what has arrived, and one datagram of a handshake. Returns whether
+    /// everything that had arrived was dealt with.
     pub fn turn(&self) -> bool {
         let start = Instant::now();
         let mut sampled = None;
@@ -260,17 +261,23 @@ impl Core {
         if !worked {
             self.restart(start);
         }
-        if delivered.delivered == 0 {
+        let handshakes = self.shard.borrow().has_handshakes();
+        if delivered.delivered == 0 && !handshakes {
             return delivered.drained;
         }
         self.flush();
         if let Some(at) = sampled {
             self.forwarding.borrow_mut().record(nanoseconds_since(at));
         }
+        // One for each batch of media, however many browsers join at once.
+        if handshakes {
+            self.attempt(|shard, now, egress| shard.handle_handshake(now, egress));
+            self.flush();
+        }
         self.settle();
         let elapsed = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.loop_time.borrow_mut().record(elapsed);
-        delivered.drained
+        delivered.drained && !self.shard.borrow().has_handshakes()
     }
 
     /// A descriptor that is readable when the ring has datagrams.

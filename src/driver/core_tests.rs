@@ -5,6 +5,7 @@ use crate::{
     crypto::Mode,
     id::Serial,
     ring::{RingConfig, socket},
+    webrtc::Identity,
 };
 
 /// A shard's core whose reports go to `to_control`.
@@ -16,6 +17,7 @@ fn core(to_control: Sender<ToControl>) -> Core {
         public_port: 50_000,
         resume_window: std::time::Duration::from_secs(60),
         speaking_events: true,
+        identity: Identity::generate().expect("a certificate"),
     };
     let local = ([127, 0, 0, 1], 0).into();
     let socket = socket::open(local, socket::SocketBuffers::default()).expect("a socket");

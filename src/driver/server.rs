@@ -26,6 +26,7 @@ use crate::{
     limits::HANDSHAKES_MAX,
     ring::{RingConfig, RingError, socket},
     sfu::ShardConfig,
+    webrtc::{Identity, identity::IdentityError},
 };
 
 /// Connections that may wait for a shard to accept them; a join storm comes within one turn.
@@ -62,6 +63,9 @@ pub enum ServeError {
     /// A shard.
     #[error(transparent)]
     Shard(#[from] ShardError),
+    /// The certificate shown to browsers.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The control thread.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -101,6 +105,7 @@ impl Server {
     /// What is wrong with the settings or the machine, and what to do about it.
     pub fn start(config: Arc<Config>) -> Result<Self, ServeError> {
         let tls = config.gateway.tls.as_ref().map(tls::load).transpose()?;
+        let identity = Identity::generate()?;
         let control_listener = TcpListener::bind(config.control.listen).map_err(|source| {
             let address = config.control.listen;
             ServeError::Listen { setting: "control.listen", address, source }
@@ -129,7 +134,7 @@ impl Server {
             let media = socket::open(address, socket::SocketBuffers::default())?;
             media_ports.push(media.local_addr().map_or(address.port(), |bound| bound.port()));
             let thread = ShardThread {
-                config: shard_config(&config, ShardId(shard))?,
+                config: shard_config(&config, ShardId(shard), identity.clone())?,
                 cpu,
                 listener,
                 socket: media,
@@ -202,7 +207,11 @@ impl Server {
     }
 }
 
-fn shard_config(config: &Config, id: ShardId) -> Result<ShardConfig, ServeError> {
+fn shard_config(
+    config: &Config,
+    id: ShardId,
+    identity: Identity,
+) -> Result<ShardConfig, ServeError> {
     let modes = config.modes.iter().map(|name| Mode::from_name(name).ok_or(ServeError::Mode(name)));
     Ok(ShardConfig {
         id,
@@ -211,6 +220,7 @@ fn shard_config(config: &Config, id: ShardId) -> Result<ShardConfig, ServeError>
         public_port: config.media.public_base_port + id.0,
         resume_window: config.resume_window,
         speaking_events: config.control.speaking_events,
+        identity,
     })
 }
 

@@ -21,6 +21,7 @@ use crate::{
     limits::{HANDSHAKES_MAX, OUTBOX_BYTES_MAX},
     ring::socket::{self, SocketBuffers},
     sfu::{Admission, AdmissionRequest, Command, Event, Kind, Policy, Verdict},
+    webrtc::Identity,
 };
 
 /// Longest wait for anything that must happen.
@@ -66,6 +67,7 @@ impl Played {
                 public_port: 50_000,
                 resume_window: Duration::from_secs(3_600),
                 speaking_events: false,
+                identity: Identity::generate().expect("a certificate"),
             },
             cpu: None,
             listener,

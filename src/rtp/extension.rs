@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::rtp::packet::ONE_BYTE_PROFILE;
+use crate::rtp::packet::{HEADER_BYTES, ONE_BYTE_PROFILE, PREAMBLE_BYTES};
 
 /// Element ids of native UDP clients: fixed, not negotiated (protocol.md §2.3).
 pub mod id {
@@ -133,6 +133,36 @@ pub fn audio_extension(abs_send_time: [u8; 3], level: u8, speaker: u8) -> [u8; 8
     [id::ABS_SEND_TIME << 4 | 2, a, b, c, id::AUDIO_LEVEL << 4, level, id::SPEAKER << 4, speaker]
 }
 
+/// The elements that every video packet to a UDP hearer begins with, since both are the hop's own:
+/// a place for [`set_transport_seq`], then the send time.
+#[inline]
+pub fn push_hop_elements(writer: &mut ElementWriter<'_>, abs_send_time: [u8; 3]) -> Option<()> {
+    writer.push(id::TRANSPORT_CC, &[0, 0])?;
+    writer.push(id::ABS_SEND_TIME, &abs_send_time)
+}
+
+/// Where they begin: behind a header without CSRCs.
+const ELEMENTS_AT: usize = HEADER_BYTES + PREAMBLE_BYTES;
+
+/// Gives a packet that begins with [`push_hop_elements`] its number among all packets to its
+/// hearer.
+///
+/// # Panics
+/// If it is shorter than they are, as does the other setter.
+#[inline]
+pub fn set_transport_seq(packet: &mut [u8], seq: u16) {
+    packet[ELEMENTS_AT + 1..ELEMENTS_AT + 3].copy_from_slice(&seq.to_be_bytes());
+}
+
+/// Gives a packet that begins with [`push_hop_elements`] another send time.
+///
+/// # Panics
+/// If it is shorter than they are.
+#[inline]
+pub fn set_abs_send_time(packet: &mut [u8], abs_send_time: [u8; 3]) {
+    packet[ELEMENTS_AT + 4..ELEMENTS_AT + 7].copy_from_slice(&abs_send_time);
+}
+
 /// The speaker element for the gateway's speaking flags (op 5): bit 0 priority, bit 1 voice, bit 2
 /// sound share, where the gateway has voice, sound share, priority.
 #[inline]
@@ -227,6 +257,34 @@ mod tests {
         assert_eq!(writer.push(2, &[0; 6]), Some(()));
         assert_eq!(writer.finish(), 6);
         assert_eq!(ElementWriter::new(&mut []).finish(), 0);
+    }
+
+    #[test]
+    fn a_hops_own_elements_are_found_where_they_were_put() {
+        let header = crate::rtp::Header {
+            marker: false,
+            payload_type: 103,
+            seq: 0,
+            timestamp: 0,
+            ssrc: crate::id::Ssrc(1),
+            extension_words: Some(3),
+        };
+        let mut packet = [0xEE; 28];
+        let at = header.write(&mut packet);
+        let mut writer = ElementWriter::new(&mut packet[at..]);
+        push_hop_elements(&mut writer, [1, 2, 3]).unwrap();
+        writer.push(id::PLAYOUT_DELAY, &[7; 3]).unwrap();
+        assert_eq!(writer.finish(), 3);
+        set_transport_seq(&mut packet, 0xABCD);
+        set_abs_send_time(&mut packet, [4, 5, 6]);
+        let (profile, block) = crate::rtp::Packet::new(&packet).unwrap().extension().unwrap();
+        let all: Vec<_> = elements(profile, block).collect();
+        let expected: [(u8, &[u8]); 3] = [
+            (id::TRANSPORT_CC, &[0xAB, 0xCD]),
+            (id::ABS_SEND_TIME, &[4, 5, 6]),
+            (id::PLAYOUT_DELAY, &[7; 3]),
+        ];
+        assert_eq!(all, expected);
     }
 
     #[test]

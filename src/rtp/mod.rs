@@ -5,8 +5,10 @@ pub mod demux;
 pub mod discovery;
 pub mod extension;
 pub mod feedback;
+pub mod keyframe;
 pub mod packet;
 pub mod rtcp;
+pub mod transport_cc;
 
 #[cfg(test)]
 pub(crate) mod vectors;

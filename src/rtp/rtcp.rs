@@ -84,10 +84,11 @@ impl<'a> Iterator for Reports<'a> {
     }
 }
 
-/// Cuts off padding: the last byte says how much, in whole words (RFC 3550 §6.4.1).
+/// Cuts off padding: the last byte says how much. In whole words, by RFC 3550 §6.4.1; Chrome fills
+/// up the last word of transport-wide feedback with one to three bytes.
 fn without_padding(body: &[u8]) -> Option<&[u8]> {
     let padding = usize::from(*body.last()?);
-    if padding == 0 || !padding.is_multiple_of(4) {
+    if padding == 0 {
         return None;
     }
     body.get(..body.len().checked_sub(padding)?)

@@ -147,7 +147,10 @@ fn who_leaves_is_listed_without_the_reason() {
 fn padding_of_the_last_report_is_cut_off() {
     let bytes = unhex("a0c90003000000010000000000000008");
     assert!(matches!(only(&bytes), Report::ReceiverReport(report) if report.ssrc == Ssrc(1)));
-    for wrong in ["00000000", "00000003", "00000014"] {
+    // Not whole words, as Chrome has it.
+    let bytes = unhex("a0c90003000000010000000000000003");
+    assert!(matches!(only(&bytes), Report::ReceiverReport(report) if report.ssrc == Ssrc(1)));
+    for wrong in ["00000000", "00000014"] {
         let bytes = unhex(&format!("a0c9000300000001{wrong}{wrong}"));
         assert_eq!(reports(&bytes).next(), None, "{wrong}");
     }

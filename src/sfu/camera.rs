@@ -21,13 +21,11 @@ impl Shard {
         index: SessionIndex,
         video: Video,
     ) -> Result<(), Refusal> {
+        let video = match self.sessions[index.index()].peer {
+            Some(_) => self.learn_video(now, index, video),
+            None => self.check_video(index, video)?,
+        };
         let session = &mut self.sessions[index.index()];
-        let own = |ssrc| session.stream(ssrc).is_some();
-        let named = [video.audio_ssrc, video.video_ssrc, video.rtx_ssrc];
-        let layers = video.streams.iter().flat_map(|layer| [layer.ssrc, layer.rtx_ssrc]);
-        if !named.into_iter().chain(layers).flatten().all(own) {
-            return Err(Refusal { code: CloseCode::BadRequest, why: "an SSRC of somebody else" });
-        }
         let streams = if video.is_active() { video.streams } else { Vec::new() };
         if session.video == streams {
             return Ok(());
@@ -40,6 +38,18 @@ impl Shard {
         }
         self.settle_cameras(now, channel);
         Ok(())
+    }
+
+    /// On plain UDP a client sends under the SSRCs that Ready gave it.
+    fn check_video(&self, index: SessionIndex, video: Video) -> Result<Video, Refusal> {
+        let session = &self.sessions[index.index()];
+        let own = |ssrc| session.stream(ssrc).is_some();
+        let named = [video.audio_ssrc, video.video_ssrc, video.rtx_ssrc];
+        let layers = video.streams.iter().flat_map(|layer| [layer.ssrc, layer.rtx_ssrc]);
+        if !named.into_iter().chain(layers).flatten().all(own) {
+            return Err(Refusal { code: CloseCode::BadRequest, why: "an SSRC of somebody else" });
+        }
+        Ok(video)
     }
 
     /// Hides who may not be shown any more, then shows who may, as far as there is room. To be
@@ -60,6 +70,9 @@ impl Shard {
                 session.showing = wanted;
                 showing = if wanted { showing + 1 } else { showing - 1 };
                 let serial = session.admission.serial;
+                if !wanted {
+                    self.end_repairs(index);
+                }
                 self.show_video(index);
                 self.event(Event::Video { serial, active: wanted });
                 self.wants_lowered(now, channel);
@@ -81,7 +94,7 @@ impl Shard {
 }
 
 /// What op 12 says of a session.
-struct Camera {
+pub(super) struct Camera {
     user: UserId,
     audio_ssrc: Ssrc,
     video_ssrc: Option<Ssrc>,
@@ -89,7 +102,7 @@ struct Camera {
 }
 
 impl Camera {
-    fn of(session: &Session) -> Self {
+    pub(super) fn of(session: &Session) -> Self {
         let primary = session.layers.first().and_then(|layer| layer.ssrc);
         let shown = session.shows_video();
         Self {
@@ -100,7 +113,7 @@ impl Camera {
         }
     }
 
-    fn message(&self) -> ServerMessage<'_> {
+    pub(super) fn message(&self) -> ServerMessage<'_> {
         let Self { user, audio_ssrc, video_ssrc, ref streams } = *self;
         ServerMessage::Video { user, audio_ssrc, video_ssrc, streams }
     }

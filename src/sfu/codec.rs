@@ -4,6 +4,7 @@
 
 use crate::{
     metrics::DropReason,
+    rtp::keyframe,
     signalling::{Codec, CodecName},
 };
 
@@ -52,12 +53,10 @@ impl PayloadTypes {
 pub enum Media {
     /// Opus.
     Audio,
-    /// Video, or its retransmission.
+    /// Video.
     Video {
         /// As its sender declared it, if it declared codecs.
         codec: Option<CodecName>,
-        /// Whether this is a retransmission.
-        retransmission: bool,
         /// What the sender calls it.
         payload_type: u8,
     },
@@ -67,34 +66,65 @@ impl Media {
     /// Tells a video payload type of a sender that listed `codecs`, or none.
     pub fn video(codecs: Option<&[Codec]>, payload_type: u8) -> Option<Self> {
         let Some(codecs) = codecs else {
-            return Some(Media::Video { codec: None, retransmission: false, payload_type });
+            return Some(Media::Video { codec: None, payload_type });
         };
-        codecs.iter().filter(|codec| codec.name.is_video()).find_map(|codec| {
-            let retransmission = codec.rtx_payload_type == Some(payload_type);
-            (retransmission || codec.payload_type == payload_type).then_some(Media::Video {
-                codec: Some(codec.name),
-                retransmission,
-                payload_type,
-            })
+        let mut video = codecs.iter().filter(|codec| codec.name.is_video());
+        let codec = video.find(|codec| codec.payload_type == payload_type)?;
+        Some(Media::Video { codec: Some(codec.name), payload_type })
+    }
+
+    /// Tells what a retransmission with this payload type carries; `newest` is what its stream
+    /// carried last, for a sender that listed no codecs.
+    pub fn retransmitted(
+        codecs: Option<&[Codec]>,
+        payload_type: u8,
+        newest: Option<Media>,
+    ) -> Option<Self> {
+        let Some(codecs) = codecs else { return newest };
+        let mut video = codecs.iter().filter(|codec| codec.name.is_video());
+        let codec = video.find(|codec| codec.rtx_payload_type == Some(payload_type))?;
+        Some(Media::Video { codec: Some(codec.name), payload_type: codec.payload_type })
+    }
+
+    /// Whether a keyframe begins in a packet with this payload; `None` if that cannot be told of
+    /// such media. Only its clear bytes are looked at.
+    pub fn begins_keyframe(self, payload: &[u8]) -> Option<bool> {
+        let Media::Video { codec: Some(codec), .. } = self else { return None };
+        Some(match codec {
+            CodecName::Opus => return None,
+            CodecName::Av1 => keyframe::begins_in_av1(payload),
+            CodecName::H265 => keyframe::begins_in_h265(payload),
+            CodecName::H264 => keyframe::begins_in_h264(payload),
+            CodecName::Vp8 => keyframe::begins_in_vp8(payload),
+            CodecName::Vp9 => keyframe::begins_in_vp9(payload),
         })
     }
 
-    /// What a hearer with this table calls the packet's payload.
+    /// What a hearer calls the packet's payload, by its number for Opus and its table for video.
     #[inline]
-    pub fn payload_type_for(self, video: Option<&PayloadTypes>) -> Result<u8, DropReason> {
-        let Media::Video { codec, retransmission, payload_type } = self else {
-            return Ok(OPUS_PAYLOAD_TYPE);
+    pub fn payload_type_for(
+        self,
+        opus: u8,
+        video: Option<&PayloadTypes>,
+    ) -> Result<u8, DropReason> {
+        let Media::Video { codec, payload_type } = self else {
+            return Ok(opus);
         };
         match (video, codec.and_then(row)) {
             (Some(PayloadTypes::Anything), _) => Ok(payload_type),
-            (Some(PayloadTypes::Listed(table)), Some(row)) => {
-                match table[row][usize::from(retransmission)] {
-                    0 => Err(DropReason::CodecNotSupported),
-                    theirs => Ok(theirs),
-                }
-            }
+            (Some(PayloadTypes::Listed(table)), Some(row)) => match table[row][0] {
+                0 => Err(DropReason::CodecNotSupported),
+                theirs => Ok(theirs),
+            },
             _ => Err(DropReason::CodecNotSupported),
         }
+    }
+
+    /// What such a hearer calls its retransmissions, if it listed them.
+    pub fn retransmission_type_for(self, video: Option<&PayloadTypes>) -> Option<u8> {
+        let Media::Video { codec: Some(codec), .. } = self else { return None };
+        let Some(PayloadTypes::Listed(table)) = video else { return None };
+        Some(table[row(codec)?][1]).filter(|theirs| *theirs != 0)
     }
 }
 
@@ -188,12 +218,33 @@ mod tests {
         let sender = [codec(CodecName::H264, 1000, 103)];
         let hearer = PayloadTypes::listed(&[codec(CodecName::H264, 1000, 126)]);
         let media = Media::video(Some(&sender), 103).unwrap();
-        let rtx = Media::video(Some(&sender), 104).unwrap();
-        assert_eq!(media.payload_type_for(Some(&hearer)), Ok(126));
-        assert_eq!(rtx.payload_type_for(Some(&hearer)), Ok(127));
-        assert_eq!(media.payload_type_for(Some(&PayloadTypes::Anything)), Ok(103));
-        assert_eq!(media.payload_type_for(None), Err(DropReason::CodecNotSupported));
+        assert_eq!(media.payload_type_for(111, Some(&hearer)), Ok(126));
+        assert_eq!(media.retransmission_type_for(Some(&hearer)), Some(127));
+        assert_eq!(media.retransmission_type_for(Some(&PayloadTypes::Anything)), None);
+        assert_eq!(media.payload_type_for(111, Some(&PayloadTypes::Anything)), Ok(103));
+        assert_eq!(media.payload_type_for(111, None), Err(DropReason::CodecNotSupported));
         assert_eq!(Media::video(Some(&sender), 96), None, "a probe");
-        assert_eq!(Media::Audio.payload_type_for(None), Ok(OPUS_PAYLOAD_TYPE));
+        assert_eq!(Media::video(Some(&sender), 104), None, "in the wrong stream");
+        assert_eq!(Media::Audio.payload_type_for(111, None), Ok(111));
+    }
+
+    #[test]
+    fn a_retransmission_carries_what_its_payload_type_says() {
+        let sender = [codec(CodecName::Vp8, 1000, 96), codec(CodecName::H264, 2000, 103)];
+        let h264 = Media::video(Some(&sender), 103);
+        assert_eq!(Media::retransmitted(Some(&sender), 104, None), h264);
+        assert_eq!(Media::retransmitted(Some(&sender), 103, h264), None);
+        assert_eq!(Media::retransmitted(None, 104, h264), h264);
+        assert_eq!(Media::retransmitted(None, 104, None), None);
+    }
+
+    #[test]
+    fn keyframes_are_told_by_the_codec() {
+        let payload = [0x65, 0x88];
+        let media = |codec| Media::Video { codec, payload_type: 103 };
+        assert_eq!(media(Some(CodecName::H264)).begins_keyframe(&payload), Some(true));
+        assert_eq!(media(Some(CodecName::Vp8)).begins_keyframe(&payload), Some(false));
+        assert_eq!(media(None).begins_keyframe(&payload), None);
+        assert_eq!(Media::Audio.begins_keyframe(&payload), None);
     }
 }

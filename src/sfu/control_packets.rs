@@ -8,27 +8,28 @@ use crate::{
     id::Ssrc,
     metrics::DropReason,
     rtp::{
-        feedback::{Nack, write_nack, write_pli},
+        feedback::write_pli,
         rtcp::{
             BLOCK_BYTES, BLOCKS_MAX, Blocks, ReceiverReport, Report, ReportBlock, SenderReport,
-            reports, write_cname,
+            reports,
         },
     },
-    sfu::{Shard, reception::to_65536ths, session::SessionIndex, transport::Transport},
+    sfu::{
+        Shard,
+        reception::to_65536ths,
+        session::{Role, SessionIndex},
+    },
 };
 
 /// Reports read of one compound datagram; a full datagram of the shortest has hundreds.
 const REPORTS_MAX: usize = 32;
 
-/// Keyframe requests for one stream are passed on no closer than this (protocol.md §4.4).
-const KEYFRAME_INTERVAL: Duration = Duration::from_millis(500);
-
 /// Sender reports of one stream are passed on no closer than this: each goes to every hearer that
 /// takes RTCP, and clients send one about every five seconds (protocol.md §2.5).
 const SENDER_REPORT_INTERVAL: Duration = Duration::from_millis(400);
 
-/// Room for the longest compound we write: a report with all blocks and a name.
-const COMPOUND_BYTES_MAX: usize = 28 + BLOCKS_MAX * BLOCK_BYTES + 64;
+/// Room for a report with all blocks.
+const COMPOUND_BYTES_MAX: usize = 8 + BLOCKS_MAX * BLOCK_BYTES;
 
 impl Shard {
     pub(super) fn handle_rtcp(
@@ -44,6 +45,9 @@ impl Shard {
             Some(&index) => index,
             None => {
                 let index = *self.by_ssrc.get(&ssrc).ok_or(DropReason::UnknownSource)?;
+                if self.sessions[index.index()].peer.is_some() {
+                    return Err(DropReason::UnknownSource);
+                }
                 if !self.stranger_opens.take(now) {
                     return Err(DropReason::UnknownSourceFlood);
                 }
@@ -51,21 +55,27 @@ impl Shard {
             }
         };
         let transport = self.transports[index.index()].as_mut().ok_or(DropReason::NoKey)?;
-        // RTCP has no replay window, so it proves a key but not that its sender is there now: the
-        // address does not follow it.
-        let opened = transport.open(bytes)?;
-        transport.observe_rtcp(&opened);
-        let mode = transport.mode();
+        let carriage = transport.carriage();
+        let range = match transport.srtp() {
+            Some(srtp) => srtp.open_rtcp(bytes)?,
+            // RTCP has no replay window here, so it proves a key but not that its sender is there
+            // now: the address does not follow it.
+            None => {
+                let opened = transport.open(bytes)?;
+                transport.observe_rtcp(&opened);
+                opened.range
+            }
+        };
         let session = &mut self.sessions[index.index()];
         if !session.reports.take(now) {
             return Err(DropReason::RtcpFlood);
         }
         session.sent_rtcp = true;
-        let takes_rtcp = session.takes_rtcp(mode);
+        let takes_rtcp = session.takes_rtcp(carriage);
         if let Some(transport) = &mut self.transports[index.index()] {
             transport.takes_rtcp = takes_rtcp;
         }
-        for report in reports(&bytes[opened.range]).take(REPORTS_MAX) {
+        for report in reports(&bytes[range]).take(REPORTS_MAX) {
             self.handle_report(now, index, report, egress);
         }
         Err(DropReason::RtcpConsumed)
@@ -90,12 +100,9 @@ impl Shard {
                     self.ask_keyframe(now, index, media, egress);
                 }
             }
-            Report::Nack(nack) => self.ask_again(index, nack, egress),
-            Report::Sdes(_)
-            | Report::Bye(_)
-            | Report::TransportCc(_)
-            | Report::Remb(_)
-            | Report::Other { .. } => {}
+            Report::Nack(nack) => self.answer_nack(now, index, nack, egress),
+            Report::TransportCc(report) => self.note_path(index, report),
+            Report::Sdes(_) | Report::Bye(_) | Report::Remb(_) | Report::Other { .. } => {}
         }
     }
 
@@ -123,7 +130,7 @@ impl Shard {
     ) {
         let ntp = self.ntp(now);
         let session = &mut self.sessions[index.index()];
-        let Some(stream_index) = session.stream(report.ssrc) else { return };
+        let Some(stream_index) = session.sent_stream(report.ssrc) else { return };
         let stream = &mut session.streams[stream_index];
         let recently = stream
             .reported
@@ -142,11 +149,11 @@ impl Shard {
             octets: report.octets,
             blocks: Blocks::default(),
         };
-        let user = session.admission.user.to_string();
         let mut blocks = [[0; BLOCK_BYTES]; BLOCKS_MAX];
         let mut count = 0;
-        for stream in session.streams.iter_mut().take(BLOCKS_MAX) {
-            if let Some(block) = stream.reception.report(now, stream.ssrc) {
+        for stream in 0..session.streams.len().min(BLOCKS_MAX) {
+            let Some(ssrc) = session.sent_ssrc(stream) else { continue };
+            if let Some(block) = session.streams[stream].reception.report(now, ssrc) {
                 blocks[count] = block.to_bytes();
                 count += 1;
             }
@@ -156,16 +163,9 @@ impl Shard {
         if let Some(len) = answer.write(&mut compound) {
             self.send_rtcp(index, &compound[..len], egress);
         }
-        let Some(head) = mapped.write(&mut compound) else { return };
-        let named = write_cname(&mut compound[head..], mapped.ssrc, &user);
-        let len = head + named.unwrap_or(0);
-        let channel = self.sessions[index.index()].channel;
-        for position in 0..self.channels[channel].members.len() {
-            let hearer = self.channels[channel].members[position];
-            let deaf = |transport: &Transport| transport.deaf;
-            if hearer != index && !self.transports[hearer.index()].as_ref().is_some_and(deaf) {
-                self.send_rtcp(hearer, &compound[..len], egress);
-            }
+        // Retransmissions are not passed on, so neither is what they report.
+        if Role::of(stream_index) != Role::Retransmission {
+            self.report_to_hearers(index, &mapped, egress);
         }
     }
 
@@ -177,76 +177,29 @@ impl Shard {
         media: Ssrc,
         egress: &mut Egress,
     ) {
-        let Some((sender, stream_index)) = self.fellow_stream(hearer, media) else { return };
-        let stream = &mut self.sessions[sender.index()].streams[stream_index];
-        let recently = stream
-            .keyframe_asked
-            .is_some_and(|asked| now.saturating_duration_since(asked) < KEYFRAME_INTERVAL);
-        if recently {
-            return;
-        }
-        stream.keyframe_asked = Some(now);
-        self.send_feedback(sender, egress, |out, own| write_pli(out, own, media));
-    }
-
-    /// A hearer lacks packets: the sender is asked for them by its own numbers.
-    fn ask_again(&mut self, hearer: SessionIndex, nack: Nack<'_>, egress: &mut Egress) {
-        let Some((sender, stream_index)) = self.fellow_stream(hearer, nack.media) else { return };
-        let position = self.sessions[hearer.index()].position;
-        let stream = &self.sessions[sender.index()].streams[stream_index];
-        let Some(cursor) = stream.cursors.get(position).copied() else { return };
-        let mut originals = [0; RETRANSMISSIONS_MAX];
-        let mut count = 0;
-        for (original, seq) in originals.iter_mut().zip(nack.lost()) {
-            *original = stream.source.original(cursor.unpass(seq));
-            count += 1;
-        }
-        self.send_feedback(sender, egress, |out, own| {
-            write_nack(out, own, nack.media, originals[..count].iter().copied())
-        });
-    }
-
-    /// The video stream `media`, if it is of somebody else in the hearer's channel.
-    fn fellow_stream(&self, hearer: SessionIndex, media: Ssrc) -> Option<(SessionIndex, usize)> {
-        let sender = *self.by_ssrc.get(&media)?;
-        let session = &self.sessions[sender.index()];
-        let fellow = session.channel == self.sessions[hearer.index()].channel && sender != hearer;
-        let stream = session.stream(media)?;
-        (fellow && stream > 0).then_some((sender, stream))
-    }
-
-    /// Sends feedback behind the empty report that every compound begins with.
-    fn send_feedback(
-        &mut self,
-        to: SessionIndex,
-        egress: &mut Egress,
-        write: impl FnOnce(&mut [u8], Ssrc) -> Option<usize>,
-    ) {
-        let mut compound = [0; COMPOUND_BYTES_MAX];
-        let head = ReceiverReport { ssrc: self.own_ssrc, blocks: Blocks::default() };
-        let Some(head) = head.write(&mut compound) else { return };
-        if let Some(len) = write(&mut compound[head..], self.own_ssrc) {
-            self.send_rtcp(to, &compound[..head + len], egress);
+        let Some((sender, stream_index)) = self.fellow_video(hearer, media) else { return };
+        let session = &mut self.sessions[sender.index()];
+        let Some(theirs) = session.sent_ssrc(stream_index) else { return };
+        let stream = &mut session.streams[stream_index];
+        if stream.keyframes.pass_on(now) {
+            self.send_feedback(sender, egress, |out, own| write_pli(out, own, theirs));
         }
     }
 
     /// Sends a report to whom it is of use. One that cannot be sent now is followed by another, so
     /// it counts as no drop.
-    fn send_rtcp(&mut self, to: SessionIndex, compound: &[u8], egress: &mut Egress) {
+    pub(super) fn send_rtcp(&mut self, to: SessionIndex, compound: &[u8], egress: &mut Egress) {
         let Some(transport) = &mut self.transports[to.index()] else { return };
         if transport.takes_rtcp {
-            let _ = transport.seal(compound, egress, |_| {});
+            let _ = transport.seal_rtcp(compound, egress);
         }
     }
 
     /// The shard's clock as an NTP time stamp; only differences mean anything.
-    fn ntp(&self, now: Instant) -> u64 {
+    pub(super) fn ntp(&self, now: Instant) -> u64 {
         let elapsed = now.saturating_duration_since(self.epoch);
         // One second ahead, so that no report of ours has the time stamp 0, which means none.
         let fraction = u64::from(to_65536ths(Duration::from_nanos(elapsed.subsec_nanos().into())));
         (elapsed.as_secs() + 1) << 32 | fraction << 16
     }
 }
-
-/// Packets asked for again on one NACK; half a second of video at 2.5 Mbit/s.
-const RETRANSMISSIONS_MAX: usize = 128;

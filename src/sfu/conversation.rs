@@ -2,20 +2,26 @@
 
 use std::time::Instant;
 
+use zeroize::Zeroizing;
+
 use crate::{
     crypto::{Mode, SecretKey},
-    egress::{Egress, Flow},
+    egress::{Egress, Flow, Path},
     id::{ConnectionId, Serial, UserId},
     sfu::{
         AdmissionRequest, Event, Policy, Shard,
-        session::{Description, SessionIndex},
+        peer::Peer,
+        publish::VOICE,
+        session::{Agreed, Description, SessionIndex},
         shard::drain_outbox,
+        timer::Timer,
         transport::Transport,
     },
     signalling::{
-        ClientMessage, CloseCode, Codec, CodecName, Frame, Protocol, Refusal, Request,
+        ClientMessage, CloseCode, Codec, CodecName, Described, Frame, Protocol, Refusal, Request,
         SelectProtocol, ServerMessage, Speaking,
     },
+    webrtc::{Answer, Credentials, Offer, OfferError},
 };
 
 impl Shard {
@@ -73,11 +79,13 @@ impl Shard {
             ClientMessage::SessionUpdate { codecs } => {
                 self.list_codecs(index, codecs);
                 self.wants_changed(now, index);
+                self.want_keyframes(now, index);
                 Ok(())
             }
             ClientMessage::SinkWants(wants) => {
                 self.sessions[index.index()].wants = wants;
                 self.wants_changed(now, index);
+                self.want_keyframes(now, index);
                 Ok(())
             }
             // No DAVE group exists yet for these to be about.
@@ -102,46 +110,85 @@ impl Shard {
         index: SessionIndex,
         select: SelectProtocol,
     ) -> Result<(), Refusal> {
-        let mode = match select.protocol {
-            Protocol::Udp { mode } => Mode::from_name(&mode)
-                .filter(|mode| self.config.modes.contains(mode))
-                .ok_or(Refusal {
-                    code: CloseCode::UnknownEncryptionMode,
-                    why: "a mode that Ready did not offer",
-                })?,
-            Protocol::WebRtc { .. } => {
-                let why = "this server does not speak webrtc yet; select udp";
-                return Err(Refusal { code: CloseCode::UnknownProtocol, why });
-            }
+        let agreed = match select.protocol {
+            Protocol::Udp { mode } => self.select_udp(index, &mode)?,
+            Protocol::WebRtc { sdp } => self.select_web_rtc(now, index, &sdp)?,
             Protocol::Unknown => {
                 let why = "protocol is neither udp nor webrtc";
                 return Err(Refusal { code: CloseCode::UnknownProtocol, why });
             }
         };
-        let key = SecretKey::new(self.random.bytes());
-        let random = self.random.bytes();
         let media_session = hex(self.random.bytes());
         let session = &mut self.sessions[index.index()];
-        let path = session.candidate;
-        let mut transport = Transport::new(mode, &key, random, Flow(index.0), path);
-        transport.deaf = session.admission.policy.state.deaf;
-        self.transports[index.index()] = Some(transport);
         for stream in &mut session.streams {
             stream.source.rekeyed();
-            stream.reception.restart();
+            stream.restart();
         }
         session.description = None;
         self.list_codecs(index, select.codecs);
         let session = &mut self.sessions[index.index()];
         let video_codec = self.channels[session.channel].decoders.choose(session.codecs());
-        session.description = Some(Description { key, video_codec, media_session });
-        if let Some(path) = path {
-            self.expect_from(index, path.remote);
-        }
+        session.description = Some(Description { agreed, video_codec, media_session });
         self.tell_description(index);
+        self.tell_publishers(index);
         self.note_connected(index);
         self.wants_changed(now, index);
+        self.restart_viewer(now, index);
+        self.hasten_reports(now, index);
         Ok(())
+    }
+
+    /// A session is to have plain UDP, with a new key.
+    fn select_udp(&mut self, index: SessionIndex, mode: &str) -> Result<Agreed, Refusal> {
+        let why = "a mode that Ready did not offer";
+        let mode = Mode::from_name(mode)
+            .filter(|mode| self.config.modes.contains(mode))
+            .ok_or(Refusal { code: CloseCode::UnknownEncryptionMode, why })?;
+        self.part(index);
+        let key = SecretKey::new(self.random.bytes());
+        let random = self.random.bytes();
+        let path = self.sessions[index.index()].candidate;
+        let transport = Transport::udp(mode, &key, random, Flow(index.0), path);
+        self.transports[index.index()] = Some(transport);
+        if let Some(Path { remote, .. }) = path {
+            self.expect_from(index, remote);
+        }
+        Ok(Agreed::Udp(mode, key))
+    }
+
+    /// A session is to have a browser's transport: it gets one once the handshake is over, and has
+    /// none until then.
+    fn select_web_rtc(
+        &mut self,
+        now: Instant,
+        index: SessionIndex,
+        sdp: &str,
+    ) -> Result<Agreed, Refusal> {
+        let offer = Offer::parse(sdp)
+            .map_err(|error| Refusal { code: CloseCode::BadRequest, why: shortcoming(error) })?;
+        self.part(index);
+        let local = Credentials::generate(self.random.bytes());
+        let answer = Answer {
+            ip: self.config.public_ip,
+            port: self.config.public_port,
+            fingerprint: self.config.identity.fingerprint(),
+            credentials: &local,
+        };
+        let answer = Zeroizing::new(answer.to_string());
+        let layout = self.layouts.enter(offer.extensions);
+        let peer = Peer::new(&self.config.identity, local, offer, layout, now);
+        self.by_ufrag.insert(peer.ufrag.clone(), index);
+        let session = &mut self.sessions[index.index()];
+        let serial = session.admission.serial;
+        self.timers.set(peer.ice.consent_until(), Timer::Consent(serial));
+        session.peer = Some(Box::new(peer));
+        session.candidate = None;
+        session.connected = false;
+        if let Some(remote) = session.bound.take() {
+            self.unbind(remote, index);
+        }
+        self.transports[index.index()] = None;
+        Ok(Agreed::WebRtc(answer))
     }
 
     /// A session lists its codecs, or lists none.
@@ -156,12 +203,18 @@ impl Shard {
             decoders.add(new);
         }
         session.list_codecs(codecs);
-        let sees = session.payload_types();
-        if let Some(transport) = &mut self.transports[index.index()] {
-            transport.video = sees;
-            transport.takes_rtcp = session.takes_rtcp(transport.mode());
-        }
+        self.configure_transport(index);
         self.codecs_changed(channel);
+    }
+
+    /// Gives a session's transport what it has to know of the session.
+    pub(super) fn configure_transport(&mut self, index: SessionIndex) {
+        let session = &self.sessions[index.index()];
+        let Some(transport) = &mut self.transports[index.index()] else { return };
+        transport.deaf = session.admission.policy.state.deaf;
+        transport.video = session.payload_types();
+        transport.takes_rtcp = session.takes_rtcp(transport.carriage());
+        transport.name_opus(session.opus_payload_type);
     }
 
     /// Tells members whose codec is another one now (protocol.md §1.9).
@@ -188,6 +241,9 @@ impl Shard {
     }
 
     fn speaking(&mut self, now: Instant, index: SessionIndex, speaking: Speaking) {
+        if let Some(ssrc) = speaking.ssrc {
+            self.learn(now, index, ssrc, VOICE);
+        }
         let session = &mut self.sessions[index.index()];
         let shown = session.shown_speaking();
         session.speaking = Some(speaking.flags);
@@ -196,10 +252,14 @@ impl Shard {
         if changed || (session.may_speak() && session.speaking_repeats.take(now)) {
             self.show_speaking(index);
         }
+        // A browser's SSRC may not be known yet.
+        if self.sessions[index.index()].peer.is_none() {
+            self.announce(index);
+        }
     }
 
     /// Tells the others, and control, how a session speaks.
-    fn show_speaking(&mut self, index: SessionIndex) {
+    pub(super) fn show_speaking(&mut self, index: SessionIndex) {
         let session = &self.sessions[index.index()];
         let Some(flags) = session.shown_speaking() else { return };
         let (user, ssrc) = (session.admission.user, session.audio_ssrc());
@@ -221,6 +281,7 @@ impl Shard {
         let Some(&index) = self.by_serial.get(&serial) else { return };
         let session = &mut self.sessions[index.index()];
         let spoke = session.may_speak();
+        let was_deaf = session.admission.policy.state.deaf;
         let shown = session.shown_speaking();
         let flags = session.admission.policy.flags;
         let camera = (session.may_show(), session.admission.policy.room.video_limit);
@@ -232,6 +293,9 @@ impl Shard {
         let flags_changed = flags != session.admission.policy.flags;
         if let Some(transport) = &mut self.transports[index.index()] {
             transport.deaf = session.admission.policy.state.deaf;
+        }
+        if !self.sessions[index.index()].admission.policy.state.deaf && was_deaf {
+            self.want_keyframes(now, index);
         }
         if silenced {
             self.end_speech(now, index, egress);
@@ -309,13 +373,15 @@ impl Shard {
             let (ssrc, flags) = (session.audio_ssrc(), session.shown_speaking());
             let client_flags = session.admission.policy.flags;
             let shows_video = session.shows_video();
+            let browser = self.sessions[index.index()].peer.is_some();
+            let publishes = shows_video || (browser && session.announced);
             if client_flags != 0 {
                 self.tell(index, &ServerMessage::ClientFlags { user, flags: Some(client_flags) });
             }
             if let Some(flags) = flags {
                 self.tell(index, &ServerMessage::Speaking { user, ssrc, flags });
             }
-            if shows_video {
+            if publishes {
                 self.tell_camera(index, other);
             }
         }
@@ -334,12 +400,16 @@ impl Shard {
     pub(super) fn tell_description(&mut self, index: SessionIndex) {
         let session = &self.sessions[index.index()];
         let Some(description) = &session.description else { return };
-        let Some(transport) = &self.transports[index.index()] else { return };
-        let key = description.key.clone();
-        let media_session = description.media_session.clone();
+        let Description { agreed, media_session, .. } = description;
+        let media_session = media_session.clone();
+        let agreed = agreed.clone();
         let message = ServerMessage::SessionDescription {
-            mode: transport.mode().name(),
-            secret_key: key.bytes(),
+            media: match &agreed {
+                Agreed::Udp(mode, key) => {
+                    Described::Udp { mode: mode.name(), secret_key: key.bytes() }
+                }
+                Agreed::WebRtc(sdp) => Described::WebRtc { sdp },
+            },
             audio_codec: CodecName::Opus,
             video_codec: description.video_codec,
             media_session_id: &media_session,
@@ -348,18 +418,28 @@ impl Shard {
         self.tell(index, &message);
     }
 
-    /// The media path is up: an authenticated datagram has come, or a client that only listens has
-    /// both a key and a place to send to.
+    /// The media path is up: an authenticated datagram has come, a client that only listens has both
+    /// a key and a place to send to, or a browser has finished its handshake.
     pub(super) fn note_connected(&mut self, index: SessionIndex) {
         let session = &mut self.sessions[index.index()];
-        let has_path = self.transports[index.index()]
-            .as_ref()
-            .is_some_and(|transport| transport.path().is_some());
-        if has_path && !session.connected {
+        let transport = self.transports[index.index()].as_ref();
+        let transport = transport.filter(|transport| transport.path().is_some());
+        if let Some(transport) = transport.filter(|_| !session.connected) {
             session.connected = true;
-            let serial = session.admission.serial;
-            self.event(Event::Connected { serial, transport: "udp" });
+            let (serial, transport) = (session.admission.serial, transport.carriage().name());
+            self.event(Event::Connected { serial, transport });
         }
+    }
+}
+
+/// What is wrong with an offer, for the close frame.
+fn shortcoming(error: OfferError) -> &'static str {
+    match error {
+        OfferError::TooLong => "the SDP is too long",
+        OfferError::Ufrag => "the SDP has no valid ice-ufrag",
+        OfferError::Pwd => "the SDP has no valid ice-pwd",
+        OfferError::Fingerprint => "the SDP has no fingerprint by sha-256, sha-384 or sha-512",
+        OfferError::Passive => "the SDP is passive, and so is the server",
     }
 }
 

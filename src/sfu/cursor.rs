@@ -1,6 +1,8 @@
 //! Continuity of one stream towards one hearer: packets withheld on purpose (mute, deafen) leave no
 //! hole in the sequence the hearer sees, because a hole reads as loss (protocol.md §8, trap 18).
-//! Eight bytes, since every hearer of every stream has one. Called by `forward` and `source`.
+//! Small, since every hearer of every stream has one. Called by `forward` and `source`.
+
+use crate::sfu::laps::{Laps, Number};
 
 /// Maps a stream's sequence numbers to the ones a hearer sees.
 ///
@@ -15,13 +17,25 @@ pub struct Cursor {
     /// The first number after the last gap.
     resumed_at: u16,
     phase: Phase,
+    /// The laps of the hearer's numbers.
+    laps: Laps,
+    /// How many numbers before `resumed_at` were swallowed since the hearer began to wait, as far
+    /// back as it may still begin.
+    swallowed: u8,
 }
+
+/// Four to a cache line.
+const _: () = assert!(size_of::<Cursor>() <= 16);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Phase {
     /// The stream has not begun for this hearer.
     #[default]
     Fresh,
+    /// As before, and it shall begin where it can be understood without what came earlier.
+    Expecting,
+    /// The stream was cut for this hearer, and goes on only where it can be understood.
+    Waiting,
     /// Nothing was withheld lately.
     Open,
     /// A gap ended before `resumed_at`; what comes late from before it would take a number already
@@ -37,21 +51,80 @@ impl Cursor {
     /// A cursor that gives packets their own numbers from `first` on, and none to those before it.
     pub fn starting_at(first: u16) -> Self {
         let newest = first.wrapping_sub(1);
-        Self { withheld: 0, newest, resumed_at: first, phase: Phase::Guarded }
+        Self { newest, resumed_at: first, phase: Phase::Guarded, ..Self::default() }
+    }
+
+    /// The cursor of a hearer that comes when the stream, video, has begun: it waits for a
+    /// keyframe.
+    pub fn expecting() -> Self {
+        Self { phase: Phase::Expecting, ..Self::default() }
+    }
+
+    /// The stream can be understood by this hearer only from a keyframe on.
+    pub fn wait(&mut self) {
+        match self.phase {
+            Phase::Expecting | Phase::Waiting => {}
+            Phase::Fresh => self.phase = Phase::Expecting,
+            Phase::Open | Phase::Guarded => {
+                self.cut();
+                (self.phase, self.swallowed) = (Phase::Waiting, 0);
+            }
+        }
+    }
+
+    /// Whether nothing passes until [`Self::begin`].
+    #[inline]
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.phase, Phase::Expecting | Phase::Waiting)
+    }
+
+    /// A hearer that waits may go on from the stream's packet `seq`, which may have been overtaken
+    /// by some that it was not given. It can have those still.
+    #[inline]
+    pub fn begin(&mut self, seq: u16) {
+        if self.is_waiting() {
+            self.begin_at(seq);
+        }
+    }
+
+    #[cold]
+    fn begin_at(&mut self, seq: u16) {
+        let back = self.resumed_at.wrapping_sub(seq);
+        if self.phase == Phase::Waiting {
+            if back as i16 > i16::from(self.swallowed) {
+                return;
+            }
+            self.withheld = self.withheld.wrapping_sub(back);
+        }
+        (self.newest, self.resumed_at) = (seq.wrapping_sub(1), seq);
+        (self.phase, self.swallowed) = (Phase::Guarded, 0);
+    }
+
+    /// Whether this hearer began, or went on, with the stream's packet `seq`, and has had nothing
+    /// since.
+    pub fn has_just_begun_at(&self, seq: u16) -> bool {
+        self.phase == Phase::Guarded && self.resumed_at == seq && self.newest == seq
     }
 
     /// The stream's packet `seq` is not for this hearer.
     pub fn withhold(&mut self, seq: u16) {
-        if self.phase == Phase::Fresh {
+        let first = matches!(self.phase, Phase::Fresh | Phase::Expecting);
+        if first {
             self.newest = seq;
         }
         // What is missing between the newest and this one would come too late to be heard as well.
         // A late one leaves the hole that it has left already.
         let ahead = seq.wrapping_sub(self.newest) as i16;
-        if ahead > 0 || self.phase == Phase::Fresh {
+        if ahead > 0 || first {
+            let waiting = self.is_waiting();
             self.withheld = self.withheld.wrapping_add(ahead as u16);
             self.newest = seq;
             self.cut();
+            if waiting {
+                let swallowed = u16::from(self.swallowed).saturating_add(ahead as u16);
+                self.swallowed = u8::try_from(swallowed).unwrap_or(u8::MAX);
+                self.phase = Phase::Waiting;
+            }
         }
     }
 
@@ -62,7 +135,7 @@ impl Cursor {
     }
 
     /// The number this hearer sees for the stream's packet `seq`, or `None` if the packet is late
-    /// from before a gap.
+    /// from before a gap, or the hearer waits: then it is withheld.
     #[inline]
     pub fn pass(&mut self, seq: u16) -> Option<u16> {
         if self.phase != Phase::Open && !self.enter(seq) {
@@ -74,16 +147,49 @@ impl Cursor {
         Some(seq.wrapping_sub(self.withheld))
     }
 
-    /// The stream's number for one that this hearer saw.
-    pub fn unpass(&self, seq: u16) -> u16 {
-        seq.wrapping_add(self.withheld)
+    /// As [`Self::pass`], with the number's lap; `None` also from before the lap in which the
+    /// hearer's key began.
+    #[inline]
+    pub fn number(&mut self, seq: u16) -> Option<Number> {
+        let number = self.pass(seq)?;
+        self.laps.number(number)
+    }
+
+    /// The hearer has a new key: its laps count from the next number.
+    pub fn rekeyed(&mut self) {
+        self.laps.restart();
+    }
+
+    /// The stream's number for one that this hearer saw, or would have seen next to those it saw.
+    /// `None` for what is from before a gap, where numbers were others, or has not come to it yet.
+    pub fn unpass(&self, seq: u16) -> Option<u16> {
+        let original = seq.wrapping_add(self.withheld);
+        let begun = match self.phase {
+            Phase::Fresh | Phase::Expecting | Phase::Waiting => false,
+            Phase::Guarded => original.wrapping_sub(self.resumed_at) as i16 >= 0,
+            Phase::Open => true,
+        };
+        let come = self.newest.wrapping_sub(original) as i16 >= 0;
+        (begun && come).then_some(original)
+    }
+
+    /// The next number of a sequence that is this hearer's alone.
+    pub fn count_on(&mut self) -> Option<Number> {
+        self.number(self.newest.wrapping_add(1))
     }
 
     #[cold]
     fn enter(&mut self, seq: u16) -> bool {
-        if self.phase == Phase::Fresh {
-            (self.newest, self.phase) = (seq, Phase::Open);
-            return true;
+        match self.phase {
+            Phase::Fresh => {
+                (self.newest, self.phase) = (seq, Phase::Open);
+                return true;
+            }
+            Phase::Expecting | Phase::Waiting => {
+                self.withhold(seq);
+                return false;
+            }
+            Phase::Open | Phase::Guarded => {}
         }
         let ahead = seq.wrapping_sub(self.resumed_at) as i16;
         if ahead > GUARD_PACKETS {
@@ -109,7 +215,9 @@ mod tests {
         cursor.withhold(0);
         assert_eq!(cursor.pass(1), Some(65_535));
         assert_eq!(cursor.pass(2), Some(0));
-        assert_eq!(cursor.unpass(0), 2);
+        assert_eq!(cursor.unpass(0), Some(2));
+        assert_eq!(cursor.unpass(1), None, "not yet");
+        assert_eq!(cursor.unpass(65_534), None, "from before the gap");
     }
 
     #[test]
@@ -156,11 +264,72 @@ mod tests {
         }
     }
 
+    #[test]
+    fn who_waits_begins_at_a_keyframe_without_a_hole() {
+        let mut cursor = Cursor::default();
+        assert_eq!(cursor.pass(8), Some(8));
+        cursor.wait();
+        for seq in 9..12 {
+            assert_eq!(cursor.pass(seq), None);
+        }
+        assert!(cursor.is_waiting() && cursor.unpass(8).is_none());
+        cursor.begin(12);
+        assert_eq!((cursor.pass(12), cursor.pass(13)), (Some(9), Some(10)));
+        assert_eq!(cursor.pass(11), None);
+        cursor.begin(20);
+        assert_eq!(cursor.pass(14), Some(11), "who does not wait goes on as it is");
+    }
+
+    #[test]
+    fn who_waits_may_begin_with_a_packet_that_was_overtaken() {
+        for fresh in [true, false] {
+            let mut cursor = if fresh { Cursor::expecting() } else { Cursor::default() };
+            if !fresh {
+                assert_eq!(cursor.pass(7), Some(7));
+                cursor.wait();
+            }
+            for seq in [8, 10, 11] {
+                assert_eq!(cursor.pass(seq), None);
+            }
+            cursor.begin(9);
+            let first = cursor.pass(9).unwrap();
+            assert!(cursor.has_just_begun_at(9));
+            assert!(fresh || first == 8, "no hole");
+            assert_eq!(cursor.pass(10), Some(first + 1), "which it was not given before");
+            assert_eq!(cursor.pass(11), Some(first + 2));
+            assert_eq!(cursor.pass(8), None);
+        }
+    }
+
+    #[test]
+    fn nobody_begins_before_it_began_to_wait() {
+        let mut cursor = Cursor::default();
+        assert_eq!((cursor.pass(7), cursor.pass(9)), (Some(7), Some(9)));
+        cursor.wait();
+        assert_eq!(cursor.pass(10), None);
+        cursor.begin(8);
+        assert!(cursor.is_waiting());
+        cursor.begin(10);
+        assert_eq!(cursor.pass(10), Some(10));
+    }
+
+    #[test]
+    fn a_long_wait_ends_all_the_same() {
+        let mut cursor = Cursor::default();
+        cursor.pass(0);
+        cursor.wait();
+        for seq in 1..=u16::MAX {
+            assert_eq!(cursor.pass(seq), None);
+        }
+        cursor.begin(0);
+        assert_eq!(cursor.pass(0), Some(1));
+    }
+
     proptest! {
         #[test]
         fn no_number_is_given_twice_and_order_is_kept(
             start: u16,
-            steps in proptest::collection::vec((0usize..12, any::<bool>(), any::<bool>()), 1..200),
+            steps in proptest::collection::vec((0usize..12, any::<bool>(), 0u8..6), 1..200),
         ) {
             // Packets of a stream, up to a dozen out of order, some of them withheld.
             let mut pending: Vec<u16> = Vec::new();
@@ -168,7 +337,7 @@ mod tests {
             let mut cursor = Cursor::default();
             let mut given = BTreeSet::new();
             let mut newest = None;
-            for (pick, pass, cut) in steps {
+            for (pick, pass, and) in steps {
                 while pending.len() < 12 {
                     pending.push(next);
                     next = next.wrapping_add(1);
@@ -178,7 +347,7 @@ mod tests {
                     cursor.withhold(seq);
                 } else if let Some(number) = cursor.pass(seq) {
                     prop_assert!(given.insert(number), "{number} again");
-                    prop_assert_eq!(cursor.unpass(number), seq);
+                    prop_assert_eq!(cursor.unpass(number), Some(seq));
                     if let Some((newest_seq, newest_number)) = newest {
                         let ahead = seq.wrapping_sub(newest_seq) as i16;
                         let moved = number.wrapping_sub(newest_number) as i16;
@@ -189,8 +358,11 @@ mod tests {
                         newest = Some((seq, number));
                     }
                 }
-                if cut && newest.is_some() {
-                    cursor.cut();
+                match and {
+                    0..3 if newest.is_some() => cursor.cut(),
+                    3 => cursor.wait(),
+                    4 => cursor.begin(pending[pick.min(pending.len() - 1)]),
+                    _ => {}
                 }
             }
         }

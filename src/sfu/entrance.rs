@@ -9,7 +9,8 @@ use crate::{
         Admission, AdmissionRequest, DisconnectReason, E2ee, Event, Shard, Verdict,
         channel::Channel,
         cursor::Cursor,
-        session::{Away, Session, SessionIndex},
+        repair::caches,
+        session::{Away, Role, Session, SessionIndex},
         shard::{Arrival, Output, drain_outbox, index_of},
         timer::Timer,
     },
@@ -182,10 +183,12 @@ impl Shard {
         let channel = &mut self.channels[channel];
         channel.members.push(index);
         for member in &channel.members {
-            for stream in &mut self.sessions[member.index()].streams {
-                if !stream.cursors.is_empty() {
-                    stream.cursors.push(Cursor::default());
-                }
+            let streams = self.sessions[member.index()].streams.iter_mut().enumerate();
+            for (place, stream) in streams.filter(|(_, stream)| !stream.cursors.is_empty()) {
+                stream.cursors.push(match Role::of(place) {
+                    Role::Video => Cursor::expecting(),
+                    Role::Voice | Role::Retransmission => Cursor::default(),
+                });
             }
         }
         index
@@ -373,8 +376,12 @@ impl Shard {
         close_code: u16,
         notice: Notice,
     ) {
-        let session = self.sessions.remove(index.index());
+        let mut session = self.sessions.remove(index.index());
         self.transports[index.index()] = None;
+        if let Some(peer) = session.peer.take() {
+            self.forget_peer(index, &peer);
+        }
+        self.caches -= caches(&session);
         let admission = &session.admission;
         self.by_serial.remove(&admission.serial);
         let user = (admission.server, admission.user);

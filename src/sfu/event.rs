@@ -114,9 +114,9 @@ pub struct SessionReport {
     pub server_id: ServerId,
     /// `identified` (no media path yet), `ready`, or `resuming` (its WebSocket is away).
     pub state: &'static str,
-    /// `udp`, `webrtc`, or null before Select Protocol.
+    /// `udp`, `webrtc`, or null before there are keys.
     pub transport: Option<&'static str>,
-    /// Encryption mode, null before Select Protocol.
+    /// Encryption mode, or a browser's SRTP profile; null before there are keys.
     pub mode: Option<&'static str>,
     /// Gateway version it connected with, 0 for none.
     pub gateway_version: u8,

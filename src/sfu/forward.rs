@@ -4,42 +4,54 @@
 use crate::{
     egress::Egress,
     metrics::{Counters, DropReason},
-    rtp::packet,
-    sfu::{codec::Media, cursor::Cursor, session::SessionIndex, transport::Transport},
+    sfu::{
+        cursor::Cursor,
+        form::{Forms, Parts},
+        layout::Layouts,
+        session::SessionIndex,
+        transport::Transport,
+    },
 };
 
-/// A packet as hearers shall get it, but for what differs from hearer to hearer.
-#[derive(Debug, Clone, Copy)]
-pub struct Fanout<'a> {
-    /// The plain packet: header, extension, payload.
-    pub packet: &'a [u8],
-    /// Its number in the channel's sequence.
-    pub seq: u16,
-    /// What it carries.
-    pub media: Media,
+/// What forwarding borrows of a shard.
+#[derive(Debug)]
+pub struct Hearers<'a> {
+    /// A channel's members.
+    pub members: &'a [SessionIndex],
+    /// One for each member.
+    pub cursors: &'a mut [Cursor],
+    /// By session.
+    pub transports: &'a mut [Option<Transport>],
+    /// What the transports' layouts are.
+    pub layouts: &'a Layouts,
 }
 
-/// Seals `fanout` for everyone in `members` but the sender. `cursors` run beside `members`,
-/// `transports` are indexed by session. Returns how many hearers it went to.
+/// Seals a packet for everyone in `hearers` but the sender. `forms` has begun it. Returns how many
+/// it went to.
 pub fn forward(
-    fanout: &Fanout<'_>,
+    parts: &Parts<'_>,
+    forms: &mut Forms,
     sender: SessionIndex,
-    members: &[SessionIndex],
-    cursors: &mut [Cursor],
-    transports: &mut [Option<Transport>],
+    hearers: Hearers<'_>,
     egress: &mut Egress,
     counters: &mut Counters,
 ) -> usize {
     let before = egress.len();
+    let Hearers { members, cursors, transports, layouts } = hearers;
     for (&hearer, cursor) in members.iter().zip(cursors) {
         if hearer == sender {
             continue;
         }
-        let Some(transport) = &mut transports[hearer.index()] else {
-            counters.dropped(DropReason::NotConnected);
-            continue;
+        let forwarded = match &mut transports[hearer.index()] {
+            Some(transport) => forward_one(parts, forms, cursor, transport, layouts, egress),
+            None => Err(DropReason::NotConnected),
         };
-        if let Err(reason) = forward_one(fanout, cursor, transport, egress) {
+        if let Err(reason) = forwarded {
+            // Video is of no use without what was missed, up to the next keyframe.
+            if parts.is_video() && is_a_gap(reason) {
+                cursor.withhold(parts.place.seq);
+                cursor.wait();
+            }
             counters.dropped(reason);
         }
     }
@@ -48,11 +60,14 @@ pub fn forward(
     forwarded
 }
 
+/// Seals a packet for one hearer.
 #[inline]
-fn forward_one(
-    fanout: &Fanout<'_>,
+pub(super) fn forward_one(
+    parts: &Parts<'_>,
+    forms: &mut Forms,
     cursor: &mut Cursor,
     transport: &mut Transport,
+    layouts: &Layouts,
     egress: &mut Egress,
 ) -> Result<(), DropReason> {
     if transport.path().is_none() {
@@ -60,12 +75,26 @@ fn forward_one(
     }
     let due = match transport.deaf {
         true => Err(DropReason::Deafened),
-        false => fanout.media.payload_type_for(transport.video.as_ref()),
+        false => parts.media.payload_type_for(transport.opus(), transport.video.as_ref()),
     };
-    let payload_type = due.inspect_err(|_| cursor.withhold(fanout.seq))?;
-    let seq = cursor.pass(fanout.seq).ok_or(DropReason::LateAfterGap)?;
-    transport.seal(fanout.packet, egress, |bytes| {
-        packet::set_payload_type(bytes, payload_type);
-        packet::set_seq(bytes, seq);
-    })
+    let seq = parts.place.seq;
+    let payload_type = due.inspect_err(|_| cursor.withhold(seq))?;
+    if parts.begins {
+        cursor.begin(seq);
+    }
+    let number = cursor.number(seq).ok_or_else(|| match cursor.is_waiting() {
+        true => DropReason::AwaitingKeyframe,
+        false => DropReason::LateAfterGap,
+    })?;
+    let form = forms.of(transport.layout(), layouts, parts);
+    transport.seal(form, number, payload_type, egress)
+}
+
+/// Whether a hearer that was not given a packet for this reason lacks what follows it too. One that
+/// was lost on the way out it can ask for.
+fn is_a_gap(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::NotConnected | DropReason::Deafened | DropReason::CodecNotSupported
+    )
 }

@@ -10,21 +10,21 @@ use crate::{
     limits::DATAGRAM_BYTES_MAX,
     metrics::DropReason,
     rtp::{
-        Header, Kind, Packet, classify,
+        Kind, Packet, classify,
         discovery::{DISCOVERY_BYTES, parse_request, ping_reply, write_response},
-        extension::{
-            AUDIO_EXTENSION_WORDS, ElementWriter, abs_send_time, audio_extension, elements, id,
-            speaker_byte,
-        },
+        extension::{abs_send_time, speaker_byte},
     },
     sfu::{
         Shard,
         codec::{Media, OPUS_PAYLOAD_TYPE},
         cursor::Cursor,
-        forward::{Fanout, forward},
-        session::{SessionIndex, Stream},
-        source::Place,
-        transport::Sighting,
+        form::Parts,
+        forward::{Hearers, forward},
+        layout::Facts,
+        publish::VOICE,
+        repair::CATCH_UP_MAX,
+        session::{Role, Session, SessionIndex, Stream},
+        transport::{Sighting, Transport},
     },
 };
 
@@ -39,19 +39,6 @@ const FRAME_TICKS: u32 = 960;
 /// encrypted.
 const LEVEL_SILENT: u8 = 127;
 const LEVEL_VOICE: u8 = 0x80 | 30;
-
-/// Bytes of rebuilt video extension elements: those passed on need less than 32.
-const VIDEO_EXTENSION_BYTES_MAX: usize = 48;
-
-/// Header extensions of video that are true of the packet wherever it goes. Transport-wide numbers,
-/// mid and rid are the sender's transport's own, the send time is stamped anew.
-const VIDEO_EXTENSIONS_KEPT: [u8; 5] = [
-    id::TRANSMISSION_OFFSET,
-    id::VIDEO_ORIENTATION,
-    id::PLAYOUT_DELAY,
-    id::VIDEO_CONTENT_TYPE,
-    id::VIDEO_TIMING,
-];
 
 impl Shard {
     /// A datagram has arrived. Its bytes are decrypted in place; what is to be sent because of it
@@ -71,7 +58,8 @@ impl Shard {
             Kind::Rtcp => self.handle_rtcp(now, path, bytes, egress),
             Kind::Discovery => self.handle_discovery(now, path, bytes, egress),
             Kind::Ping => self.handle_ping(now, path, bytes, egress),
-            Kind::Stun | Kind::Dtls => Err(DropReason::NoWebRtc),
+            Kind::Stun => self.handle_stun(now, path, bytes, egress),
+            Kind::Dtls => self.queue_handshake(path, bytes),
             Kind::Noise if self.by_source.contains_key(&path.remote) => Err(DropReason::Keepalive),
             Kind::Noise => Err(DropReason::Noise),
         };
@@ -91,8 +79,12 @@ impl Shard {
         let (ssrc, seq) = (header.ssrc(), header.seq());
         let (index, stranger) = self.find_owner(now, path.remote, ssrc)?;
         let session = &mut self.sessions[index.index()];
+        if session.peer.is_some() {
+            return self.handle_srtp(now, index, ssrc, seq, bytes, egress);
+        }
         let stream_index = session.stream(ssrc).ok_or(DropReason::ForeignSsrc)?;
-        let Stream { source, reception, .. } = &mut session.streams[stream_index];
+        let stream = &mut session.streams[stream_index];
+        let source = &mut stream.source;
         let transport = self.transports[index.index()].as_mut().ok_or(DropReason::NoKey)?;
         let accepted = match source.check(seq) {
             Err(DropReason::Replayed) => return Err(DropReason::Replayed),
@@ -110,7 +102,7 @@ impl Shard {
             Ok(accept) => {
                 restarted = source.commit(accept);
                 if restarted {
-                    reception.restart();
+                    stream.restart();
                 }
             }
             // Authentic, but far off: if the next one is beside it, the source has restarted. It
@@ -130,8 +122,52 @@ impl Shard {
         self.handle_media(now, index, stream_index, seq, &bytes[opened.range], egress)
     }
 
+    /// A packet from a browser's address: of one of its streams, or of one that is not known yet.
+    fn handle_srtp(
+        &mut self,
+        now: Instant,
+        index: SessionIndex,
+        ssrc: Ssrc,
+        seq: u16,
+        bytes: &mut [u8],
+        egress: &mut Egress,
+    ) -> Result<(), DropReason> {
+        let transport = self.transports[index.index()].as_mut();
+        let srtp = transport.and_then(Transport::srtp).ok_or(DropReason::NoKey)?;
+        let session = &mut self.sessions[index.index()];
+        let peer = session.peer.as_mut().ok_or(DropReason::NoKey)?;
+        let accept = peer.inbound.check(ssrc, seq)?;
+        let range = srtp.open(bytes, accept.laps())?;
+        peer.inbound.commit(ssrc, accept);
+        let plain = &bytes[range];
+        let Some(stream) = peer.inbound.stream(ssrc) else {
+            return self.keep_early(now, index, ssrc, plain);
+        };
+        if peer.inbound.holds_early() {
+            self.release_early(now, index, egress);
+        }
+        self.handle_sent(now, index, stream, seq, plain, egress)
+    }
+
+    /// An authenticated packet of one of a browser's streams. It may have come already, as a
+    /// retransmission.
+    pub(super) fn handle_sent(
+        &mut self,
+        now: Instant,
+        index: SessionIndex,
+        stream: usize,
+        seq: u16,
+        plain: &[u8],
+        egress: &mut Egress,
+    ) -> Result<(), DropReason> {
+        let source = &mut self.sessions[index.index()].streams[stream].source;
+        let accept = source.check_lasting(seq)?;
+        source.commit(accept);
+        self.handle_media(now, index, stream, seq, plain, egress)
+    }
+
     /// An authenticated packet of a session's own stream, number `seq`.
-    fn handle_media(
+    pub(super) fn handle_media(
         &mut self,
         now: Instant,
         index: SessionIndex,
@@ -140,19 +176,19 @@ impl Shard {
         plain: &[u8],
         egress: &mut Egress,
     ) -> Result<(), DropReason> {
+        let packet = Packet::new(plain);
+        let role = Role::of(stream_index);
+        // Browsers count their voice as well.
+        let counted = role != Role::Voice || self.sessions[index.index()].peer.is_some();
+        if let Some(packet) = packet.filter(|_| counted) {
+            self.note_arrival(now, index, &packet);
+        }
         let session = &mut self.sessions[index.index()];
-        let Some(packet) = Packet::new(plain) else {
+        let Some(packet) = packet else {
             session.streams[stream_index].source.withhold(seq);
             return Err(DropReason::Malformed);
         };
-        let media = if stream_index == 0 {
-            audible(session.may_speak(), packet.payload_type(), session.opus_payload_type)
-        } else if session.shows_video() {
-            Media::video(session.codecs(), packet.payload_type())
-                .ok_or(DropReason::UnknownPayloadType)
-        } else {
-            Err(DropReason::VideoNotAllowed)
-        };
+        let media = media(session, stream_index, packet.payload_type());
         let payload = packet.payload().ok_or(DropReason::Malformed);
         let payload = payload.and_then(|bytes| match bytes {
             [] => Err(DropReason::EmptyPayload),
@@ -166,23 +202,45 @@ impl Shard {
             Ok(heard) => heard,
             Err(reason) => {
                 stream.source.withhold(seq);
+                stream.cut |= reason == DropReason::VideoNotAllowed;
                 return Err(reason);
             }
         };
-        let place = stream.source.place(now, seq, timestamp).ok_or(DropReason::LateAfterCut)?;
-        let sent = abs_send_time(now.saturating_duration_since(self.epoch));
-        let mut room = [0; VIDEO_EXTENSION_BYTES_MAX];
-        let words = match media {
-            Media::Audio => {
-                let extension = audio_extension(sent, level(&packet, payload), speaker_byte(flags));
-                room[..extension.len()].copy_from_slice(&extension);
-                AUDIO_EXTENSION_WORDS
+        let (stream_index, seq, payload) = match role {
+            Role::Voice | Role::Video => (stream_index, seq, payload),
+            Role::Retransmission => {
+                let primary = &mut session.streams[stream_index - 1];
+                let (seq, payload) = unwrap_retransmission(primary, payload)?;
+                (stream_index - 1, seq, payload)
             }
-            Media::Video { .. } => video_extension(&packet, sent, &mut room),
         };
-        let extension = &room[..usize::from(words) * 4];
-        let marker = packet.marker();
-        self.fan_out(index, stream_index, media, marker, place, extension, payload, egress)?;
+        let stream = &mut session.streams[stream_index];
+        let place = stream.source.place(now, seq, timestamp).ok_or(DropReason::LateAfterCut)?;
+        stream.media = Some(media);
+        if role != Role::Voice {
+            self.note_came(now, index, stream_index, seq);
+        } else if !session.announced {
+            self.announce(index);
+        }
+        let session = &self.sessions[index.index()];
+        let facts = Facts::read(&packet, session.numbers());
+        let parts = Parts {
+            media,
+            marker: packet.marker(),
+            place,
+            ssrc: session.streams[stream_index].ssrc,
+            sent: abs_send_time(now.saturating_duration_since(self.epoch)),
+            level: facts.audio_level().unwrap_or_else(|| usual_level(payload)),
+            speaker: speaker_byte(flags),
+            facts,
+            begins: false,
+            payload,
+        };
+        let given = self.fan_out(now, index, stream_index, parts, egress);
+        if role != Role::Voice {
+            self.give_feedback(now, index, egress);
+        }
+        given?;
         self.counters.opened += 1;
         Ok(())
     }
@@ -190,59 +248,80 @@ impl Shard {
     /// Ends a session's speech for its hearers, who would else wait for the rest of it.
     pub(super) fn end_speech(&mut self, now: Instant, index: SessionIndex, egress: &mut Egress) {
         let sent = abs_send_time(now.saturating_duration_since(self.epoch));
-        let extension = audio_extension(sent, LEVEL_SILENT, speaker_byte(0));
         for _ in 0..SILENCE_FRAMES {
-            let source = &mut self.sessions[index.index()].streams[0].source;
-            let Some(place) = source.insert(now, FRAME_TICKS) else { return };
+            let stream = &mut self.sessions[index.index()].streams[VOICE];
+            let Some(place) = stream.source.insert(now, FRAME_TICKS) else { return };
+            let parts = Parts {
+                media: Media::Audio,
+                marker: false,
+                place,
+                ssrc: stream.ssrc,
+                sent,
+                level: LEVEL_SILENT,
+                speaker: speaker_byte(0),
+                facts: Facts::default(),
+                begins: false,
+                payload: &SILENCE,
+            };
             // Nobody sent this packet, so if nobody can hear it none was dropped.
-            let (media, payload) = (Media::Audio, &SILENCE);
-            let _ = self.fan_out(index, 0, media, false, place, &extension, payload, egress);
+            let _ = self.fan_out(now, index, VOICE, parts, egress);
         }
     }
 
     /// Gives everyone else in the channel a packet of a session's stream.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one packet, each used once")]
     fn fan_out(
         &mut self,
+        now: Instant,
         index: SessionIndex,
         stream_index: usize,
-        media: Media,
-        marker: bool,
-        place: Place,
-        extension: &[u8],
-        payload: &[u8],
+        parts: Parts<'_>,
         egress: &mut Egress,
     ) -> Result<(), DropReason> {
         let session = &mut self.sessions[index.index()];
         let members = &self.channels[session.channel].members;
+        let stream = &mut session.streams[stream_index];
+        // Whoever is there when a stream begins hears it from its beginning.
+        stream.cursors.resize(members.len(), Cursor::default());
         if members.len() < 2 {
             return Err(DropReason::NoHearer);
         }
-        let stream = &mut session.streams[stream_index];
-        let header = Header {
-            marker,
-            payload_type: OPUS_PAYLOAD_TYPE,
-            seq: place.seq,
-            timestamp: place.timestamp,
-            ssrc: stream.ssrc,
-            extension_words: (!extension.is_empty()).then_some((extension.len() / 4) as u16),
-        };
-        let head = header.write(&mut self.scratch[..]);
-        let body = head + extension.len();
-        let len = body + payload.len();
-        let out = self.scratch.get_mut(..len).ok_or(DropReason::Oversize)?;
-        out[head..body].copy_from_slice(extension);
-        out[body..].copy_from_slice(payload);
-        stream.cursors.resize(members.len(), Cursor::default());
-        forward(
-            &Fanout { packet: out, seq: place.seq, media },
-            index,
+        self.forms.begin(&parts).ok_or(DropReason::Oversize)?;
+        let Parts { media, place, payload, .. } = parts;
+        stream.sent.count(payload.len());
+        let keyframe = media.begins_keyframe(payload);
+        if keyframe == Some(true) {
+            stream.keyframes.seen();
+        }
+        let behind = stream.source.newest().map_or(0, |newest| newest.wrapping_sub(place.seq));
+        // Where keyframes cannot be told, hearers begin anywhere.
+        let begins = parts.is_video()
+            && (keyframe != Some(false) || stream.keyframes.is_illegible())
+            && behind <= CATCH_UP_MAX;
+        if std::mem::take(&mut stream.cut) {
+            stream.cursors.iter_mut().for_each(Cursor::wait);
+        }
+        if let Some(cache) = stream.repair.as_mut().and_then(|repair| repair.cache.as_mut()) {
+            cache.store(place.seq, media, self.forms.native().plain());
+        }
+        let waited = self.counters.drops_for(DropReason::AwaitingKeyframe);
+        let parts = Parts { begins, ..parts };
+        let hearers = Hearers {
             members,
-            &mut stream.cursors,
-            &mut self.transports,
-            egress,
-            &mut self.counters,
-        );
+            cursors: &mut stream.cursors,
+            transports: &mut self.transports,
+            layouts: &self.layouts,
+        };
+        forward(&parts, &mut self.forms, index, hearers, egress, &mut self.counters);
+        if self.counters.drops_for(DropReason::AwaitingKeyframe) > waited {
+            stream.keyframes.pass_by();
+            if let Some(due) = stream.keyframes.due(now) {
+                self.expect_feedback(index, due);
+            }
+        }
+        if begins && behind > 0 {
+            self.catch_up(now, index, stream_index, place.seq, egress);
+        }
+        self.expect_reports(now, index);
         Ok(())
     }
 
@@ -255,16 +334,21 @@ impl Shard {
         ssrc: Ssrc,
     ) -> Result<(SessionIndex, Option<DropReason>), DropReason> {
         let bound = self.by_source.get(&remote).copied();
-        if let Some(index) = bound
-            && self.sessions[index.index()].stream(ssrc).is_some()
-        {
-            return Ok((index, None));
+        if let Some(index) = bound {
+            let session = &self.sessions[index.index()];
+            // A browser sends under SSRCs of its own, from addresses that it has checked.
+            if session.peer.is_some() || session.stream(ssrc).is_some() {
+                return Ok((index, None));
+            }
         }
         let stranger = match bound {
             Some(_) => DropReason::ForeignSsrc,
             None => DropReason::UnknownSource,
         };
         let index = *self.by_ssrc.get(&ssrc).ok_or(stranger)?;
+        if self.sessions[index.index()].peer.is_some() {
+            return Err(stranger);
+        }
         if !self.stranger_opens.take(now) {
             return Err(DropReason::UnknownSourceFlood);
         }
@@ -307,6 +391,9 @@ impl Shard {
         let ssrc = parse_request(bytes).ok_or(DropReason::Malformed)?;
         let index = *self.by_ssrc.get(&ssrc).ok_or(DropReason::UnknownDiscovery)?;
         let session = &mut self.sessions[index.index()];
+        if session.peer.is_some() {
+            return Err(DropReason::UnknownDiscovery);
+        }
         if !session.discoveries.take(now) {
             return Err(DropReason::RequestFlood);
         }
@@ -348,38 +435,56 @@ impl Shard {
     }
 }
 
-fn audible(may_speak: bool, payload_type: u8, opus: u8) -> Result<Media, DropReason> {
+/// What a packet of this stream and payload type carries, if others may have it.
+fn media(session: &Session, stream_index: usize, payload_type: u8) -> Result<Media, DropReason> {
+    let media = match Role::of(stream_index) {
+        Role::Voice => {
+            // Whatever it listed, 120 is Opus on plain UDP (protocol.md §2.3).
+            let named = [session.opus_payload_type, OPUS_PAYLOAD_TYPE];
+            let named = if session.peer.is_some() { &named[..1] } else { &named };
+            return audible(session.may_speak(), payload_type, named);
+        }
+        _ if !session.shows_video() => return Err(DropReason::VideoNotAllowed),
+        Role::Video => Media::video(session.codecs(), payload_type),
+        Role::Retransmission => {
+            let newest = session.streams[stream_index - 1].media;
+            Media::retransmitted(session.codecs(), payload_type, newest)
+        }
+    };
+    media.ok_or(DropReason::UnknownPayloadType)
+}
+
+/// The number and the payload of what a retransmission repeats (RFC 4588 §4), taken into its stream
+/// as if it had just come; if it is of any use there.
+fn unwrap_retransmission<'a>(
+    primary: &mut Stream,
+    payload: &'a [u8],
+) -> Result<(u16, &'a [u8]), DropReason> {
+    let (seq, payload) = match payload.split_first_chunk() {
+        Some((seq, payload)) if !payload.is_empty() => (u16::from_be_bytes(*seq), payload),
+        // A probe of what the path carries.
+        _ => return Err(DropReason::EmptyPayload),
+    };
+    let source = &mut primary.source;
+    if !source.lacks(seq) {
+        return Err(DropReason::UselessRetransmission);
+    }
+    let accept = source.check(seq).map_err(|_| DropReason::UselessRetransmission)?;
+    source.commit(accept);
+    Ok((seq, payload))
+}
+
+fn audible(may_speak: bool, payload_type: u8, opus: &[u8]) -> Result<Media, DropReason> {
     if !may_speak {
         return Err(DropReason::Muted);
     }
-    // Whatever it listed, 120 is Opus on UDP (protocol.md §2.3).
-    if payload_type != opus && payload_type != OPUS_PAYLOAD_TYPE {
+    if !opus.contains(&payload_type) {
         return Err(DropReason::UnknownPayloadType);
     }
     Ok(Media::Audio)
 }
 
-fn level(packet: &Packet<'_>, payload: &[u8]) -> u8 {
-    let extension = packet.extension();
-    let mut all = extension.into_iter().flat_map(|(profile, block)| elements(profile, block));
-    let given = all.find_map(|(element, bytes)| match bytes {
-        [level, ..] if element == id::AUDIO_LEVEL => Some(*level),
-        _ => None,
-    });
-    given.unwrap_or(if payload == SILENCE { LEVEL_SILENT } else { LEVEL_VOICE })
-}
-
-/// Writes what remains of a video packet's extensions into `out`, and returns how many words.
-fn video_extension(packet: &Packet<'_>, sent: [u8; 3], out: &mut [u8]) -> u16 {
-    let Some((profile, block)) = packet.extension() else { return 0 };
-    let mut writer = ElementWriter::new(out);
-    for (element, bytes) in elements(profile, block) {
-        // What does not fit is optional to every receiver, so it is left out.
-        let _ = match element {
-            id::ABS_SEND_TIME => writer.push(element, &sent),
-            kept if VIDEO_EXTENSIONS_KEPT.contains(&kept) => writer.push(element, bytes),
-            _ => None,
-        };
-    }
-    writer.finish()
+/// The level of a packet whose sender gives none.
+fn usual_level(payload: &[u8]) -> u8 {
+    if payload == SILENCE { LEVEL_SILENT } else { LEVEL_VOICE }
 }

@@ -3,6 +3,7 @@
 //! simulation.
 
 mod admission;
+mod arrivals;
 mod budget;
 mod camera;
 mod channel;
@@ -13,9 +14,22 @@ mod conversation;
 mod cursor;
 mod entrance;
 mod event;
+mod feedback;
+mod form;
 mod forward;
+mod handshake;
+mod inbound;
 mod ingress;
+mod keyframes;
+mod laps;
+mod layout;
+mod missing;
+mod peer;
+mod publish;
 mod reception;
+mod repair;
+mod reports;
+mod retransmit;
 mod session;
 mod shard;
 mod source;

@@ -2,9 +2,12 @@
 //! it sends. The part that sealing a packet touches is apart (`transport.rs`). Owned by the shard.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
+
+use zeroize::Zeroizing;
 
 use crate::{
     crypto::{Mode, SecretKey},
@@ -13,14 +16,21 @@ use crate::{
     limits::CHANNEL_SESSIONS_MAX,
     sfu::{
         Admission, DisconnectReason, Kind, Policy, SessionReport,
+        arrivals::Arrivals,
         budget::Budget,
-        codec::{AUDIO_CLOCK_HZ, OPUS_PAYLOAD_TYPE, PayloadTypes, VIDEO_CLOCK_HZ},
+        codec::{AUDIO_CLOCK_HZ, Media, OPUS_PAYLOAD_TYPE, PayloadTypes, VIDEO_CLOCK_HZ},
         cursor::Cursor,
+        keyframes::Keyframes,
+        peer::Peer,
         reception::Reception,
+        repair::Repair,
+        reports::{Reporting, Sent},
+        retransmit::Answers,
         source::Source,
-        transport::Transport,
+        transport::{Carriage, Transport},
     },
     signalling::{Codec, CodecName, Identify, Layer, ReplayBuffer, SinkWants, Version},
+    webrtc::ExtensionMap,
 };
 
 /// A session's place in the shard's tables, and its flow in the egress.
@@ -48,11 +58,51 @@ pub struct Stream {
     pub reception: Reception,
     /// When a sender report was last passed on.
     pub reported: Option<Instant>,
-    /// When a keyframe was last asked for.
-    pub keyframe_asked: Option<Instant>,
+    /// What was given on of it.
+    pub sent: Sent,
+    /// What it carried last.
+    pub media: Option<Media>,
+    /// Of video: whether hearers can begin.
+    pub keyframes: Keyframes,
+    /// Of video: packets were withheld from everyone, so that nobody can make anything of what
+    /// follows up to a keyframe.
+    pub cut: bool,
+    /// Of video that is shown: what mends its losses.
+    pub repair: Option<Box<Repair>>,
+}
+
+/// What a session's stream is for, by its place among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Its voice.
+    Voice,
+    /// A layer of its video.
+    Video,
+    /// Retransmissions of the layer before it.
+    Retransmission,
+}
+
+impl Role {
+    /// The role of the stream at `place`.
+    #[inline]
+    pub fn of(place: usize) -> Self {
+        match place {
+            0 => Role::Voice,
+            _ if place % 2 == 1 => Role::Video,
+            _ => Role::Retransmission,
+        }
+    }
 }
 
 impl Stream {
+    /// Its sender starts again: old numbers mean nothing for the new ones.
+    pub fn restart(&mut self) {
+        self.reception.restart();
+        if let Some(repair) = &mut self.repair {
+            repair.missing.restart();
+        }
+    }
+
     fn new(ssrc: Ssrc, clock_hz: u32) -> Self {
         Self {
             ssrc,
@@ -60,7 +110,11 @@ impl Stream {
             cursors: Vec::new(),
             reception: Reception::new(clock_hz),
             reported: None,
-            keyframe_asked: None,
+            sent: Sent::default(),
+            media: None,
+            keyframes: Keyframes::default(),
+            cut: false,
+            repair: None,
         }
     }
 }
@@ -79,12 +133,31 @@ pub struct Away {
 /// What a session is told at Session Description, kept to be able to say it again.
 #[derive(Debug)]
 pub struct Description {
-    /// The key of both directions.
-    pub key: SecretKey,
+    /// How its media is to be carried.
+    pub agreed: Agreed,
     /// The video codec it was told to send.
     pub video_codec: CodecName,
     /// 32 hexadecimal digits.
     pub media_session: String,
+}
+
+/// The part of a Session Description that depends on the transport.
+#[derive(Clone)]
+pub enum Agreed {
+    /// The mode, and the key of both directions.
+    Udp(Mode, SecretKey),
+    /// Our answer to its offer.
+    WebRtc(Zeroizing<String>),
+}
+
+/// Leaves keys and passwords out.
+impl fmt::Debug for Agreed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Agreed::Udp(mode, _) => f.debug_tuple("Udp").field(mode).finish(),
+            Agreed::WebRtc(_) => f.write_str("WebRtc(…)"),
+        }
+    }
 }
 
 /// One participant.
@@ -119,6 +192,10 @@ pub struct Session {
     pub streams: Vec<Stream>,
     /// The video layers it asked for.
     pub layers: Vec<Layer>,
+    /// Set while it is a browser, or speaks as one.
+    pub peer: Option<Box<Peer>>,
+    /// Whether the others know by which SSRC it speaks, and that it may.
+    pub announced: bool,
     /// Its speaking flags, once it has sent any.
     pub speaking: Option<u32>,
     /// How often the others may still be told the same again.
@@ -156,6 +233,28 @@ pub struct Session {
     pub sent_rtcp: bool,
     /// Round trip by its last receiver report.
     pub rtt: Option<Duration>,
+    /// When its transport-wide numbers arrived, from the first one on.
+    pub arrivals: Option<Box<Arrivals>>,
+    /// When a report on those is due.
+    pub arrivals_due: Option<Instant>,
+    /// When the shard next wakes to give it feedback.
+    pub feedback_at: Option<Instant>,
+    /// What is owed to hearers on its streams.
+    pub reporting: Reporting,
+    /// What it was sent again, from its first request on.
+    pub answers: Option<Box<Answers>>,
+    /// What it says of the path to it.
+    pub path: PathReport,
+}
+
+/// What a hearer's transport-wide feedback has told: the ground for an estimate of what its path
+/// carries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PathReport {
+    /// Packets that have arrived.
+    pub arrived: u64,
+    /// Packets that had not when it reported.
+    pub lost: u64,
 }
 
 impl Session {
@@ -200,6 +299,8 @@ impl Session {
             streams,
             wanted: vec![WANTED_DEFAULT; layers.len()],
             layers,
+            peer: None,
+            announced: false,
             speaking: None,
             speaking_repeats: Budget::new(SPEAKING_REPEATS.0, SPEAKING_REPEATS.1),
             video: Vec::new(),
@@ -217,6 +318,12 @@ impl Session {
             reports: Budget::new(REPORTS.0, REPORTS.1),
             sent_rtcp: false,
             rtt: None,
+            arrivals: None,
+            arrivals_due: None,
+            feedback_at: None,
+            reporting: Reporting::default(),
+            answers: None,
+            path: PathReport::default(),
         }
     }
 
@@ -230,11 +337,37 @@ impl Session {
         self.streams[0].ssrc
     }
 
-    /// Which of its streams has this SSRC.
+    /// Which of its streams has this SSRC, as the others know it.
     #[inline]
     pub fn stream(&self, ssrc: Ssrc) -> Option<usize> {
         let index = ssrc.0.wrapping_sub(self.streams[0].ssrc.0) as usize;
         (index < self.streams.len()).then_some(index)
+    }
+
+    /// Which of its streams it sends under this SSRC: a browser chooses its own.
+    #[inline]
+    pub fn sent_stream(&self, ssrc: Ssrc) -> Option<usize> {
+        match &self.peer {
+            None => self.stream(ssrc),
+            Some(peer) => peer.inbound.stream(ssrc),
+        }
+    }
+
+    /// What it means by the numbers of header extensions.
+    #[inline]
+    pub fn numbers(&self) -> &ExtensionMap {
+        match &self.peer {
+            None => &ExtensionMap::NATIVE,
+            Some(peer) => &peer.numbers,
+        }
+    }
+
+    /// Under which SSRC it sends a stream, if that is known.
+    pub fn sent_ssrc(&self, stream: usize) -> Option<Ssrc> {
+        match &self.peer {
+            None => self.streams.get(stream).map(|stream| stream.ssrc),
+            Some(peer) => peer.inbound.ssrc(stream),
+        }
     }
 
     /// Whether discovery from `path` may be this session's own. Every member of the channel knows
@@ -251,6 +384,11 @@ impl Session {
         if !self.version.numbered() && self.left.len() < CHANNEL_SESSIONS_MAX {
             self.left.push(user);
         }
+    }
+
+    /// How long it takes to hear from it again; a guess until it has reported.
+    pub fn round_trip(&self) -> Duration {
+        self.rtt.map_or(ROUND_TRIP_GUESS, |rtt| rtt.clamp(ROUND_TRIP_MIN, ROUND_TRIP_MAX))
     }
 
     /// Whether others may hear it.
@@ -304,7 +442,8 @@ impl Session {
                 Some(PayloadTypes::listed(codecs))
             }
             Some(_) => None,
-            None => self.declares_video.then_some(PayloadTypes::Anything),
+            // A browser drops what has a number it did not offer.
+            None => (self.declares_video && self.peer.is_none()).then_some(PayloadTypes::Anything),
         }
     }
 
@@ -320,8 +459,13 @@ impl Session {
 
     /// Whether RTCP is of use to it: it has video or speaks RTCP itself (protocol.md §2.5). Where
     /// the header is the nonce, two reports of one shape would share one, so none are sent.
-    pub fn takes_rtcp(&self, mode: Mode) -> bool {
-        mode != Mode::XSalsa20Poly1305 && (self.sent_rtcp || self.payload_types().is_some())
+    pub fn takes_rtcp(&self, carriage: Carriage) -> bool {
+        match carriage {
+            Carriage::WebRtc(_) => true,
+            Carriage::Udp(mode) => {
+                mode != Mode::XSalsa20Poly1305 && (self.sent_rtcp || self.payload_types().is_some())
+            }
+        }
     }
 
     /// How well it wants to see the stream `ssrc`.
@@ -339,8 +483,8 @@ impl Session {
                 (Some(_), true) => "ready",
                 (Some(_), false) => "identified",
             },
-            transport: transport.map(|_| "udp"),
-            mode: transport.map(|transport| transport.mode().name()),
+            transport: transport.map(|transport| transport.carriage().name()),
+            mode: transport.map(|transport| transport.carriage().encryption()),
             gateway_version: self.version.number(),
             dave_max: self.dave_max,
             audio_ssrc: self.audio_ssrc(),
@@ -366,6 +510,13 @@ const DISCOVERIES: (u32, u32) = (10, 2);
 /// RTCP datagrams of one session, at once and per second: reports come about once a second for each
 /// stream, feedback on video up to once a frame.
 const REPORTS: (u32, u32) = (100, 60);
+
+/// A round trip before there is any report on it, and the bounds within which one is believed: a
+/// client on the same host must not be asked again and again within one turn, and one that tells
+/// nonsense not be given up.
+const ROUND_TRIP_GUESS: Duration = Duration::from_millis(100);
+const ROUND_TRIP_MIN: Duration = Duration::from_millis(20);
+const ROUND_TRIP_MAX: Duration = Duration::from_millis(500);
 
 /// The priority bit of speaking flags.
 const PRIORITY: u32 = 4;

@@ -20,18 +20,22 @@ use crate::{
     crypto::Mode,
     egress::Egress,
     id::{ChannelId, ConnectionId, Serial, ServerId, ShardId, Ssrc, UserId},
-    limits::{PLAIN_BYTES_MAX, SHARD_SESSIONS_MAX},
+    limits::SHARD_SESSIONS_MAX,
     metrics::Counters,
     sfu::{
         AdmissionRequest, Command, DisconnectReason, Event, RoomReport, Verdict,
         budget::Budget,
         channel::Channel,
         entrance::Notice,
+        form::Forms,
+        handshake::Waiting,
+        layout::Layouts,
         session::{Session, SessionIndex},
         timer::{Timer, Timers},
         transport::Transport,
     },
     signalling::{CloseCode, Connection, Frame, ServerMessage, Version},
+    webrtc::Identity,
 };
 
 /// What a shard needs to know about its place in the world.
@@ -49,6 +53,8 @@ pub struct ShardConfig {
     pub resume_window: Duration,
     /// Whether control wants speaking changes.
     pub speaking_events: bool,
+    /// The certificate shown to browsers.
+    pub identity: Identity,
 }
 
 /// What a shard wants done, in order.
@@ -118,6 +124,12 @@ pub struct Shard {
     pub(super) by_ssrc: HashMap<Ssrc, SessionIndex, RandomState>,
     pub(super) by_serial: HashMap<Serial, SessionIndex, RandomState>,
     pub(super) by_user: HashMap<(ServerId, UserId), SessionIndex, RandomState>,
+    /// By our half of the user name in a browser's connectivity checks.
+    pub(super) by_ufrag: HashMap<Box<str>, SessionIndex, RandomState>,
+    /// Datagrams of handshakes that wait their turn.
+    pub(super) handshakes: VecDeque<Waiting>,
+    /// The header extensions that hearers take.
+    pub(super) layouts: Layouts,
     pub(super) timers: Timers,
     pub(super) outputs: VecDeque<Output>,
     pub(super) counters: Counters,
@@ -125,8 +137,10 @@ pub struct Shard {
     pub(super) own_ssrc: Ssrc,
     pub(super) stranger_opens: Budget,
     pub(super) stranger_requests: Budget,
+    /// Streams whose packets are kept for retransmission.
+    pub(super) caches: usize,
     /// Where a packet is put together before it is sealed for each hearer.
-    pub(super) scratch: Box<[u8; PLAIN_BYTES_MAX]>,
+    pub(super) forms: Forms,
     pub(super) draining: bool,
 }
 
@@ -157,13 +171,17 @@ impl Shard {
             by_ssrc: HashMap::default(),
             by_serial: HashMap::default(),
             by_user: HashMap::default(),
+            by_ufrag: HashMap::default(),
+            handshakes: VecDeque::new(),
+            layouts: Layouts::default(),
             timers: Timers::default(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
             own_ssrc,
             stranger_opens: Budget::new(STRANGER_OPENS.0, STRANGER_OPENS.1),
             stranger_requests: Budget::new(STRANGER_REQUESTS.0, STRANGER_REQUESTS.1),
-            scratch: Box::new([0; PLAIN_BYTES_MAX]),
+            caches: 0,
+            forms: Forms::new(),
             draining: false,
         }
     }
@@ -243,13 +261,18 @@ impl Shard {
         }
     }
 
-    /// Time has passed.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    /// Time has passed. What is to be sent because of it is in `egress` when this returns.
+    pub fn handle_timeout(&mut self, now: Instant, egress: &mut Egress) {
         while let Some(timer) = self.timers.take_due(now) {
             match timer {
                 Timer::Connection(id) => self.check_connection(now, id),
                 Timer::Away(serial) => self.check_away(now, serial),
                 Timer::SinkWants(channel) => self.tell_lowered_wants(channel),
+                Timer::Handshake(serial) => self.check_handshake(now, serial, egress),
+                Timer::Consent(serial) => self.check_consent(now, serial),
+                Timer::Early(serial) => self.check_early(now, serial, egress),
+                Timer::Feedback(serial) => self.check_feedback(now, serial, egress),
+                Timer::Reports(serial) => self.check_reports(now, serial, egress),
             }
         }
     }

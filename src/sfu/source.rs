@@ -67,6 +67,12 @@ impl Source {
         self.replay.check(seq)
     }
 
+    /// As [`Self::check`], of a stream that cannot start again under its key.
+    #[inline]
+    pub fn check_lasting(&self, seq: u16) -> Result<Accept, DropReason> {
+        self.replay.check_lasting(seq)
+    }
+
     /// An authenticated packet was far from the sequence: the next one in a row restarts the
     /// source.
     pub fn note_jump(&mut self, seq: u16) {
@@ -127,9 +133,27 @@ impl Source {
         self.timestamp_offset
     }
 
-    /// The sender's own number for a number that the channel saw, for feedback about it.
-    pub fn original(&self, seq: u16) -> u16 {
+    /// The sender's own number for one of the channel's, if it is not from before a cut.
+    pub fn original(&self, seq: u16) -> Option<u16> {
         self.cursor.unpass(seq.wrapping_sub(self.seq_offset))
+    }
+
+    /// The channel's newest number.
+    pub fn newest(&self) -> Option<u16> {
+        self.newest.map(|newest| newest.place.seq)
+    }
+
+    /// The stream's clock as the channel sees it now, by its newest packet.
+    pub fn timestamp_at(&self, now: Instant) -> Option<u32> {
+        let Newest { place, at } = self.newest?;
+        let since = ticks(now.saturating_duration_since(at), self.clock_hz);
+        Some(place.timestamp.wrapping_add(since))
+    }
+
+    /// Whether packet `seq` of the stream as it is now never came.
+    pub fn lacks(&self, seq: u16) -> bool {
+        let started = !self.restarted && self.replay.highest().is_some();
+        started && self.replay.check(seq).is_ok_and(|accept| !accept.restarted())
     }
 
     /// The sender speaks again sooner than the packets we put in its place have ended: its clock,
@@ -187,7 +211,8 @@ mod tests {
         let next = take(&mut source, later, 3, 0).unwrap();
         assert_eq!(next, Place { seq: 60_001, timestamp: 53_000 });
         assert_eq!(take(&mut source, later, 4, 960).unwrap().seq, 60_002);
-        assert_eq!(source.original(60_002), 4);
+        assert_eq!(source.original(60_002), Some(4));
+        assert_eq!(source.original(60_000), None, "another sequence");
     }
 
     #[test]

@@ -15,6 +15,16 @@ pub enum Timer {
     Away(Serial),
     /// Lowered sink wants of a channel are due to be told.
     SinkWants(ChannelId),
+    /// A flight of a browser's handshake has brought no answer, or the handshake takes too long.
+    Handshake(Serial),
+    /// A browser has to have confirmed that it wants media.
+    Consent(Serial),
+    /// A browser's early packets are known by now, or have been kept for long enough.
+    Early(Serial),
+    /// A session is owed feedback on what it sends.
+    Feedback(Serial),
+    /// Hearers are owed sender reports on a session's streams.
+    Reports(Serial),
 }
 
 /// Pending deadlines, the earliest first.

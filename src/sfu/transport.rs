@@ -1,33 +1,83 @@
-//! How one session's media is carried over plain UDP: its key, its nonces, where it goes. What
-//! sealing one packet touches lives here and nowhere else; the rest of a session lies apart.
+//! How one session's media is carried, over plain UDP or as a browser has it: its keys, what it
+//! counts, where it goes. What sealing one packet touches lives here and nowhere else; the rest of a
+//! session lies apart.
 
 use std::net::SocketAddr;
 
 use crate::{
-    crypto::{Cipher, Mode, NonceCounter, Opened, SecretKey},
+    crypto::{Cipher, Mode, NonceCounter, Opened, Profile, SecretKey, Srtp},
     egress::{Egress, Flow, Path},
     metrics::DropReason,
-    sfu::codec::PayloadTypes,
+    rtp::packet,
+    sfu::{
+        codec::{OPUS_PAYLOAD_TYPE, PayloadTypes},
+        form::Form,
+        laps::Number,
+        layout::LayoutId,
+    },
 };
 
-/// The media side of one session, from its Session Description on.
+/// The media side of one session: from its Session Description on, or for a browser from the end of
+/// its DTLS handshake on.
 #[derive(Debug)]
 pub struct Transport {
-    cipher: Cipher,
-    nonces: NonceCounter,
+    keys: Keys,
     path: Option<Path>,
     flow: Flow,
-    /// Whether a datagram from `path` has authenticated; until then discovery may move it.
-    verified: bool,
-    /// Whether media has come under this key.
-    heard: bool,
+    /// Which header extensions this hearer takes, and their numbers.
+    layout: LayoutId,
+    /// The next transport-wide number.
+    transport_cc: u16,
+    /// What this hearer calls Opus.
+    opus: u8,
     /// The session hears nothing.
     pub deaf: bool,
     /// What this hearer calls each video codec; `None` if it takes no video at all.
     pub video: Option<PayloadTypes>,
     /// Whether RTCP is of use to it (protocol.md §2.5).
     pub takes_rtcp: bool,
-    mode: Mode,
+    /// UDP: whether a datagram from `path` has authenticated; until then discovery may move it.
+    verified: bool,
+    /// UDP: whether media has come under this key.
+    heard: bool,
+}
+
+/// Keys of both directions, and how sealing keeps its nonces apart.
+#[derive(Debug)]
+enum Keys {
+    Udp {
+        cipher: Cipher,
+        nonces: NonceCounter,
+    },
+    /// Nonces are made of SSRC, sequence number and its laps, which `Cursor` gives only once.
+    WebRtc(Srtp),
+}
+
+/// Which of the two ways of carrying media.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carriage {
+    /// Plain UDP in an encryption mode of the protocol's own.
+    Udp(Mode),
+    /// ICE, DTLS, SRTP.
+    WebRtc(Profile),
+}
+
+impl Carriage {
+    /// Its name for control.
+    pub fn name(self) -> &'static str {
+        match self {
+            Carriage::Udp(_) => "udp",
+            Carriage::WebRtc(_) => "webrtc",
+        }
+    }
+
+    /// The encryption's name.
+    pub fn encryption(self) -> &'static str {
+        match self {
+            Carriage::Udp(mode) => mode.name(),
+            Carriage::WebRtc(profile) => profile.name(),
+        }
+    }
 }
 
 /// What an authenticated datagram told about its sender's address.
@@ -42,9 +92,9 @@ pub enum Sighting {
 }
 
 impl Transport {
-    /// A transport with a fresh key. `random` seeds nonces; `path` is where discovery saw the
-    /// client.
-    pub fn new(
+    /// A transport over plain UDP with a fresh key. `random` seeds nonces; `path` is where discovery
+    /// saw the client.
+    pub fn udp(
         mode: Mode,
         key: &SecretKey,
         random: [u8; 23],
@@ -52,26 +102,70 @@ impl Transport {
         path: Option<Path>,
     ) -> Self {
         let [a, b, c, suffix @ ..] = random;
+        let cipher = Cipher::new(mode, key, suffix);
+        let nonces = NonceCounter::new([a, b, c]);
+        Self::new(Keys::Udp { cipher, nonces }, flow, path, LayoutId::NATIVE)
+    }
+
+    /// A browser's transport with the keys of its handshake. `path` is the pair it checked.
+    pub fn web_rtc(srtp: Srtp, flow: Flow, path: Path, layout: LayoutId) -> Self {
+        Self::new(Keys::WebRtc(srtp), flow, Some(path), layout)
+    }
+
+    fn new(keys: Keys, flow: Flow, path: Option<Path>, layout: LayoutId) -> Self {
         Self {
-            cipher: Cipher::new(mode, key, suffix),
-            nonces: NonceCounter::new([a, b, c]),
+            keys,
             path,
             flow,
-            verified: false,
-            heard: false,
+            layout,
+            transport_cc: 0,
+            opus: OPUS_PAYLOAD_TYPE,
             deaf: false,
             video: None,
             takes_rtcp: false,
-            mode,
+            verified: false,
+            heard: false,
         }
     }
 
-    /// The encryption mode.
-    pub fn mode(&self) -> Mode {
-        self.mode
+    /// How it carries media.
+    pub fn carriage(&self) -> Carriage {
+        match &self.keys {
+            Keys::Udp { cipher, .. } => Carriage::Udp(cipher.mode()),
+            Keys::WebRtc(srtp) => Carriage::WebRtc(srtp.profile()),
+        }
+    }
+
+    /// What its hearer calls Opus: on plain UDP always the same.
+    pub fn name_opus(&mut self, payload_type: u8) {
+        if matches!(self.keys, Keys::WebRtc(_)) {
+            self.opus = payload_type;
+        }
+    }
+
+    /// What its hearer calls Opus.
+    #[inline]
+    pub fn opus(&self) -> u8 {
+        self.opus
+    }
+
+    /// Which header extensions it takes.
+    #[inline]
+    pub fn layout(&self) -> LayoutId {
+        self.layout
+    }
+
+    /// Whether a packet may be sent again under its own number. Where the number is the nonce it
+    /// would be sealed twice under one, and what the two differ in be laid open.
+    pub fn may_repeat(&self) -> bool {
+        match self.carriage() {
+            Carriage::Udp(mode) => mode != Mode::XSalsa20Poly1305,
+            Carriage::WebRtc(_) => false,
+        }
     }
 
     /// Where media for this session goes.
+    #[inline]
     pub fn path(&self) -> Option<Path> {
         self.path
     }
@@ -85,18 +179,35 @@ impl Transport {
         self.path == Some(path)
     }
 
-    /// Decrypts a datagram in place.
+    /// A browser has chosen another pair. Returns whether that is news.
+    pub fn nominated(&mut self, path: Path) -> bool {
+        self.path.replace(path) != Some(path)
+    }
+
+    /// Decrypts a datagram of plain UDP in place, RTP or RTCP.
     #[inline]
     pub fn open(&self, datagram: &mut [u8]) -> Result<Opened, DropReason> {
-        self.cipher.open(datagram)
+        match &self.keys {
+            Keys::Udp { cipher, .. } => cipher.open(datagram),
+            Keys::WebRtc(_) => Err(DropReason::ForeignSsrc),
+        }
+    }
+
+    /// A browser's keys.
+    #[inline]
+    pub fn srtp(&mut self) -> Option<&mut Srtp> {
+        match &mut self.keys {
+            Keys::Udp { .. } => None,
+            Keys::WebRtc(srtp) => Some(srtp),
+        }
     }
 
     /// Keeps our nonces away from those of an authenticated packet of media, which is no replay.
     #[inline]
     pub fn observe(&mut self, opened: &Opened) {
         self.heard = true;
-        if let Some(suffix) = opened.suffix {
-            self.nonces.observe(suffix);
+        if let (Keys::Udp { nonces, .. }, Some(suffix)) = (&mut self.keys, opened.suffix) {
+            nonces.observe(suffix);
         }
     }
 
@@ -104,8 +215,10 @@ impl Transport {
     /// who merely listens is known by these, and sends so few that it never counts as far as the
     /// other half of the number space.
     pub fn observe_rtcp(&mut self, opened: &Opened) {
-        if let (false, Some(suffix)) = (self.heard, opened.suffix) {
-            self.nonces.observe(suffix);
+        if let (false, Keys::Udp { nonces, .. }, Some(suffix)) =
+            (self.heard, &mut self.keys, opened.suffix)
+        {
+            nonces.observe(suffix);
         }
     }
 
@@ -122,23 +235,60 @@ impl Transport {
         }
     }
 
-    /// Seals a plain packet into the egress; `adjust` sees the header bytes before they are sealed.
+    /// Seals a packet of media into the egress, under this hearer's number and payload type.
     #[inline]
     pub fn seal(
         &mut self,
-        plain: &[u8],
+        form: &Form,
+        number: Number,
+        payload_type: u8,
         egress: &mut Egress,
-        adjust: impl FnOnce(&mut [u8]),
     ) -> Result<(), DropReason> {
         let path = self.path.ok_or(DropReason::NotConnected)?;
-        let len_max = plain.len() + self.mode.overhead();
-        let mut slot = egress.slot(self.flow, path, len_max).ok_or(DropReason::EgressFull)?;
-        let suffix = self.nonces.next().ok_or(DropReason::NonceExhausted)?;
+        let plain = form.plain();
+        let overhead = match &self.keys {
+            Keys::Udp { cipher, .. } => cipher.mode().overhead(),
+            Keys::WebRtc(srtp) => srtp.profile().overhead(),
+        };
+        let slot = egress.slot(self.flow, path, plain.len() + overhead);
+        let mut slot = slot.ok_or(DropReason::EgressFull)?;
         let bytes = slot.bytes();
         bytes[..plain.len()].copy_from_slice(plain);
-        adjust(bytes);
-        let len = self.cipher.seal(bytes, plain.len(), suffix).ok_or(DropReason::Malformed)?;
-        slot.commit(len);
+        packet::set_payload_type(bytes, payload_type);
+        packet::set_seq(bytes, number.seq);
+        let numbered = form.set_transport_cc(bytes, self.transport_cc);
+        let len = match &mut self.keys {
+            Keys::Udp { cipher, nonces } => {
+                let suffix = nonces.next().ok_or(DropReason::NonceExhausted)?;
+                cipher.seal(bytes, plain.len(), suffix)
+            }
+            Keys::WebRtc(srtp) => srtp.seal(bytes, plain.len(), number.laps),
+        };
+        slot.commit(len.ok_or(DropReason::Malformed)?);
+        // What was not sent has no number: it would read as lost on the way.
+        self.transport_cc = self.transport_cc.wrapping_add(u16::from(numbered));
+        Ok(())
+    }
+
+    /// Seals a compound report into the egress.
+    pub fn seal_rtcp(&mut self, compound: &[u8], egress: &mut Egress) -> Result<(), DropReason> {
+        let path = self.path.ok_or(DropReason::NotConnected)?;
+        let overhead = match &self.keys {
+            Keys::Udp { cipher, .. } => cipher.mode().overhead(),
+            Keys::WebRtc(srtp) => srtp.profile().rtcp_overhead(),
+        };
+        let slot = egress.slot(self.flow, path, compound.len() + overhead);
+        let mut slot = slot.ok_or(DropReason::EgressFull)?;
+        let bytes = slot.bytes();
+        bytes[..compound.len()].copy_from_slice(compound);
+        let len = match &mut self.keys {
+            Keys::Udp { cipher, nonces } => {
+                let suffix = nonces.next().ok_or(DropReason::NonceExhausted)?;
+                cipher.seal(bytes, compound.len(), suffix)
+            }
+            Keys::WebRtc(srtp) => srtp.seal_rtcp(bytes, compound.len()),
+        };
+        slot.commit(len.ok_or(DropReason::NonceExhausted)?);
         Ok(())
     }
 }
@@ -152,7 +302,7 @@ mod tests {
     fn transport() -> Transport {
         let path = Path::to(([192, 0, 2, 1], 5_000).into());
         let mode = Mode::Aes256GcmRtpsize;
-        Transport::new(mode, &SecretKey::new(KEY), [0; 23], Flow(0), Some(path))
+        Transport::udp(mode, &SecretKey::new(KEY), [0; 23], Flow(0), Some(path))
     }
 
     fn opened(suffix: [u8; 4]) -> Opened {
@@ -164,7 +314,7 @@ mod tests {
         let mut egress = Egress::new(4, 8_192);
         let mut packet = [0; 24];
         packet[0] = 0x80;
-        transport.seal(&packet, &mut egress, |_| {}).expect("room enough");
+        transport.seal_rtcp(&packet, &mut egress).expect("room enough");
         let flight = egress.flight();
         let datagram = flight.chains().flatten().next().expect("one was sealed").bytes;
         datagram[datagram.len() - 4] & 0x80 != 0

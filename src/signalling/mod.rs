@@ -27,7 +27,7 @@ pub use heartbeat::Heartbeat;
 pub use identify::{Identify, Resume};
 pub use resume::{Gap, ReplayBuffer};
 pub use select_protocol::{Protocol, SelectProtocol};
-pub use server::ServerMessage;
+pub use server::{Described, ServerMessage};
 pub use sink_wants::SinkWants;
 pub use stream::{Layer, Resolution, StreamRequest, Video};
 pub use version::Version;

@@ -30,12 +30,10 @@ pub enum ServerMessage<'a> {
     },
     /// op 3: asks for a heartbeat at once.
     Heartbeat,
-    /// op 4 for UDP.
+    /// op 4.
     SessionDescription {
-        /// The chosen encryption mode.
-        mode: &'a str,
-        /// Its key, written as an array of 32 numbers (protocol.md §8, trap 1).
-        secret_key: &'a [u8; 32],
+        /// How media is carried.
+        media: Described<'a>,
         /// What the session is to send.
         audio_codec: CodecName,
         /// What the session is to send.
@@ -117,6 +115,22 @@ pub enum ServerMessage<'a> {
         op: u8,
         /// What follows the opcode.
         payload: &'a [u8],
+    },
+}
+
+/// What op 4 says of the transport.
+pub enum Described<'a> {
+    /// Plain UDP.
+    Udp {
+        /// The chosen encryption mode.
+        mode: &'a str,
+        /// Its key, written as an array of 32 numbers (protocol.md §8, trap 1).
+        secret_key: &'a [u8; 32],
+    },
+    /// A browser's.
+    WebRtc {
+        /// Our answer to its offer (protocol.md §3.2).
+        sdp: &'a str,
     },
 }
 
@@ -217,8 +231,7 @@ impl Serialize for Payload<'_> {
                 }
             }
             ServerMessage::SessionDescription {
-                mode,
-                secret_key,
+                ref media,
                 audio_codec,
                 video_codec,
                 media_session_id,
@@ -227,8 +240,13 @@ impl Serialize for Payload<'_> {
                 d.serialize_entry("audio_codec", &audio_codec)?;
                 d.serialize_entry("video_codec", &video_codec)?;
                 d.serialize_entry("media_session_id", media_session_id)?;
-                d.serialize_entry("mode", mode)?;
-                d.serialize_entry("secret_key", secret_key)?;
+                match media {
+                    Described::Udp { mode, secret_key } => {
+                        d.serialize_entry("mode", mode)?;
+                        d.serialize_entry("secret_key", secret_key)?;
+                    }
+                    Described::WebRtc { sdp } => d.serialize_entry("sdp", sdp)?,
+                }
                 d.serialize_entry("dave_protocol_version", &dave_protocol_version)?;
             }
             ServerMessage::ClientsConnect { users } => d.serialize_entry("user_ids", users)?,

@@ -78,13 +78,29 @@ fn ready_has_every_list_and_in_the_legacy_profile_the_interval() {
 }
 
 #[test]
+fn session_description_for_a_browser_has_an_sdp_and_neither_mode_nor_key() {
+    let message = ServerMessage::SessionDescription {
+        media: Described::WebRtc { sdp: "m=audio 50000 ICE/SDP\na=rtcp:50000\n" },
+        audio_codec: CodecName::Opus,
+        video_codec: CodecName::Vp8,
+        media_session_id: "00112233445566778899aabbccddeeff",
+        dave_protocol_version: 0,
+    };
+    let d = concat!(
+        r#"{"audio_codec":"opus","video_codec":"VP8","#,
+        r#""media_session_id":"00112233445566778899aabbccddeeff","#,
+        r#""sdp":"m=audio 50000 ICE/SDP\na=rtcp:50000\n","dave_protocol_version":0}"#,
+    );
+    assert_text(&message, version(8), Some(2), &format!(r#"{{"op":4,"d":{d},"seq":2}}"#));
+}
+
+#[test]
 fn session_description_writes_the_key_as_numbers_and_always_the_dave_version() {
     let mut secret_key = [0; 32];
     secret_key[0] = 255;
     secret_key[31] = 7;
     let message = ServerMessage::SessionDescription {
-        mode: "aead_aes256_gcm_rtpsize",
-        secret_key: &secret_key,
+        media: Described::Udp { mode: "aead_aes256_gcm_rtpsize", secret_key: &secret_key },
         audio_codec: CodecName::Opus,
         video_codec: CodecName::H264,
         media_session_id: "00112233445566778899aabbccddeeff",

@@ -42,6 +42,16 @@ for name in ["rtp_transport", "rtcp_transport", "captures"]:
         data = mode + bytes.fromhex(vector["key"]) + bytes.fromhex(vector["packet"])
         seed("crypto_open", f"{vector.get('name', 'captured')}-{vector['mode']}", data)
 
+# In `Profile::PREFERRED`'s order, with both directions keyed alike.
+for vector in load("srtp")["packets"]:
+    profile = {7: 0, 8: 1, 1: 2}[vector["profile"]]
+    key, salt = bytes.fromhex(vector["master_key"]), bytes.fromhex(vector["master_salt"])
+    head = bytes([profile, 0, 0, 0, 0]) + key + key + salt + salt
+    for kind in ["rtp_plain", "rtp_sealed", "rtcp_plain", "rtcp_sealed"]:
+        seed("srtp_open", f"{kind}-{vector['profile']}", head + bytes.fromhex(vector[kind]))
+    extension = bytes.fromhex("926f0003000000090000000700000001000000021234000200010203deadbeef")
+    seed("srtp_open", f"extension-{vector['profile']}", head + extension + b"payload")
+
 # `arbitrary` takes the fixed-size parts of the tuple from the end of the input.
 TAIL = bytes(10) + b"\xff\xff\xcb\x00\x71\x4d" + bytes(2)
 for index, vector in enumerate(load("ip_discovery")["vectors"]):
@@ -58,6 +68,20 @@ for client, payloads in load("client_payloads").items():
 for index, vector in enumerate(load("ws_binary_frames")["vectors"]):
     if vector["dir"] == "C->S":
         seed("message", f"binary-{index}-op{vector['op']}", bytes.fromhex(vector["frame"]))
+
+# A byte before the message: whether its attributes are to be signed anew.
+STUN = load("stun")
+for name in ["request", "ipv4_response", "ipv6_response", "long_term_request"]:
+    seed("stun", f"as-it-is-{name}", b"\x00" + bytes.fromhex(STUN[name]))
+ATTRIBUTES = {
+    "nominated": "0024000471000001802a000800000000000000010025000000",
+    "controlled": "802900080000000000000001",
+    "unknown": "7abc000378797a004000000000140000",
+}
+for name, attributes in ATTRIBUTES.items():
+    seed("stun", f"signed-{name}", b"\x01" + bytes(20) + bytes.fromhex(attributes))
+for offer in load("offers"):
+    seed("sdp", offer["client"], offer["sdp"])
 
 token = load("grant_token")
 seed("token", "signed", token["token"])

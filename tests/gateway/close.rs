@@ -210,9 +210,6 @@ fn a_protocol_nobody_speaks_is_4012() {
         let d = json!({ "protocol": protocol, "data": { "address": "1.2.3.4", "port": 5, "mode": "" } });
         assert_eq!(code_after(&server, 1, d), 4012, "{protocol:?}");
     }
-    // Browsers are told so plainly until their transport exists.
-    let webrtc = json!({ "protocol": "webrtc", "data": "a=fingerprint:sha-256 00", "codecs": [] });
-    assert_eq!(code_after(&server, 1, webrtc), 4012);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod browser;
 mod close;
 mod handshake;
 mod hostile;
@@ -12,6 +13,7 @@ mod policy;
 mod relay;
 mod resume;
 mod video;
+mod webrtc;
 
 use support::client::Client;
 

@@ -15,6 +15,7 @@ use stentor::{
 use crate::{
     client::{Client, Grant, Profile, Rtp, codec, discovery, rtp},
     rig::{Rig, STRANGER},
+    rtcp::KEYFRAME,
 };
 
 /// Two who speak and take video, and everything that can be done to them.
@@ -165,6 +166,17 @@ const CASES: &[Case] = &[
         s.rig.say(c, Client::select_protocol);
         s.a_sends(|a| a.voice(b"x"))
     }),
+    (D::UselessRetransmission, |s| {
+        s.rig.say(s.a, |client| client.camera(true));
+        s.a_sends(|a| a.next_packet(1, 103, KEYFRAME));
+        s.a_sends(|a| a.next_packet(2, 104, &[0, 0, 0x65]))
+    }),
+    (D::AwaitingKeyframe, |s| {
+        s.rig.say(s.a, |client| client.camera(true));
+        s.a_sends(|a| a.next_packet(1, 103, KEYFRAME));
+        s.rig.joined(1, 12, Profile::video(103, 104));
+        s.a_sends(|a| a.next_packet(1, 103, b"x"))
+    }),
     (D::CodecNotSupported, |s| {
         let vp8 = json!([codec("VP8", 1000, 96, None)]);
         s.rig.joined(1, 12, Profile { codecs: Some(vp8), ..Profile::default() });
@@ -184,12 +196,12 @@ const CASES: &[Case] = &[
         s.rig.egress = Egress::new(1, DATAGRAM_BYTES_MAX);
         s.a_sends(|a| a.voice(b"x"))
     }),
-    (D::NoWebRtc, |s| {
+    (D::BadStun, |s| {
         let mut binding = vec![0; 20];
         binding[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42]);
         s.stranger_sends(&binding)
     }),
-    (D::NoWebRtc, |s| s.stranger_sends(&[22, 0xFE, 0xFD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+    (D::UnknownSource, |s| s.stranger_sends(&[22, 0xFE, 0xFD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
     (D::RtcpFlood, |s| {
         let report =
             |a: &mut Client| a.seal(&[&[0x80, 201, 0, 1][..], &a.ssrc().0.to_be_bytes()].concat());
@@ -201,8 +213,19 @@ const CASES: &[Case] = &[
     }),
 ];
 
-/// Those that the kernel's send path counts, and the end of a key, 2^30 packets away.
-const ELSEWHERE: [D; 3] = [D::SocketFull, D::SendFailed, D::NonceExhausted];
+/// Those that the kernel's send path counts, the end of a key, 2^30 packets away, and those of
+/// browsers (`web`, and `webrtc`'s own tests).
+const ELSEWHERE: [D; 9] = [
+    D::SocketFull,
+    D::SendFailed,
+    D::NonceExhausted,
+    D::UnknownUfrag,
+    D::BadIntegrity,
+    D::HandshakeFlood,
+    D::Unannounced,
+    D::DtlsUseless,
+    D::DtlsOver,
+];
 
 #[test]
 fn every_drop_is_counted_once_under_its_reason() {
@@ -283,6 +306,7 @@ fn a_reason_is_a_datagrams_or_a_hearers() {
     let expected = [
         D::Deafened,
         D::NotConnected,
+        D::AwaitingKeyframe,
         D::CodecNotSupported,
         D::LateAfterGap,
         D::NonceExhausted,

@@ -82,7 +82,7 @@ fn members_are_closed_with_the_code_of_their_fault_and_leave() {
         ("a second Identify", again.identify(), 4005),
         ("a Resume after Identify", again.resume(), 4005),
         ("neither udp nor webrtc", select("webrtc-p2p", json!({})), 4012),
-        ("webrtc, which is not spoken yet", select("webrtc", json!("v=0")), 4012),
+        ("an SDP without anything in it", select("webrtc", json!("v=0")), 4020),
         ("a mode that does not exist", udp("plain"), 4016),
         ("an SSRC of somebody else", foreign, 4020),
     ] {

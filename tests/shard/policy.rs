@@ -12,6 +12,7 @@ use stentor::{
 use crate::{
     client::{Grant, Heard, Profile},
     rig::Rig,
+    rtcp::KEYFRAME,
 };
 
 const SILENCE: [u8; 3] = [0xF8, 0xFF, 0xFE];
@@ -236,9 +237,9 @@ fn a_camera_without_permission_goes_off_and_stays_off() {
     rig.update(a, |policy| policy.permissions.video = true);
     rig.say(a, |client| client.camera(true));
     assert_eq!(rig.clients[b].take_ops(), [12]);
-    rig.send(a, |client| client.next_packet(1, 103, b"again"));
+    rig.send(a, |client| client.next_packet(1, 103, KEYFRAME));
     let heard = rig.clients[b].take_heard();
-    assert_eq!(heard[0].payload(), b"again");
+    assert_eq!(heard[0].payload(), KEYFRAME);
     assert_eq!(seqs(&heard), [1], "no hole where the forbidden packet was");
 }
 
@@ -299,7 +300,7 @@ fn no_more_members_show_video_than_the_channel_allows() {
 
     rig.say(a, |client| client.camera(false));
     assert_eq!(rig.clients[c].take_ops(), [12, 12], "who waits takes the place");
-    rig.send(b, |client| client.next_packet(1, 103, b"seen"));
+    rig.send(b, |client| client.next_packet(1, 103, KEYFRAME));
     assert_eq!(rig.clients[c].take_heard().len(), 1);
     rig.say(a, |client| client.camera(true));
     assert!(rig.clients[c].take_told().is_empty());
@@ -327,8 +328,8 @@ fn video_that_was_forbidden_for_a_while_is_shown_again() {
     rig.update(a, |policy| policy.permissions.video = true);
     let told = rig.clients[b].take_told();
     assert_eq!(told[0]["d"]["streams"].as_array().unwrap().len(), 1, "as it was declared");
-    rig.send(a, |client| client.next_packet(1, 103, b"seen"));
-    assert_eq!(rig.clients[c].take_payloads(), [b"seen"]);
+    rig.send(a, |client| client.next_packet(1, 103, KEYFRAME));
+    assert_eq!(rig.clients[c].take_payloads(), [KEYFRAME]);
     use stentor::sfu::Event;
     let shown = rig.events.iter().filter_map(|event| match event {
         Event::Video { active, .. } => Some(*active),

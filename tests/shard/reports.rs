@@ -8,68 +8,15 @@ use stentor::{
     metrics::DropReason,
     rtp::{
         feedback::{write_nack, write_pli},
-        rtcp::{
-            BLOCK_BYTES, Blocks, CNAME, ReceiverReport, Report, ReportBlock, SenderReport, reports,
-        },
+        rtcp::{CNAME, Report, ReportBlock, reports},
     },
 };
 
 use crate::{
     client::{Client, Heard, Profile},
     rig::{Rig, STRANGER},
+    rtcp::{compounds, feedback, media, receiver_report, report, sender_report, watched, written},
 };
-
-fn written(write: impl FnOnce(&mut [u8]) -> Option<usize>) -> Vec<u8> {
-    let mut bytes = vec![0; 1_200];
-    let len = write(&mut bytes).expect("room enough");
-    bytes.truncate(len);
-    bytes
-}
-
-fn sender_report(ssrc: Ssrc, rtp_timestamp: u32) -> Vec<u8> {
-    let blocks = Blocks::default();
-    let ntp = 0x1122_3344_5566_7788;
-    let report = SenderReport { ssrc, ntp, rtp_timestamp, packets: 7, octets: 70, blocks };
-    written(|out| report.write(out))
-}
-
-fn receiver_report(ssrc: Ssrc, blocks: &[[u8; BLOCK_BYTES]]) -> Vec<u8> {
-    written(|out| ReceiverReport { ssrc, blocks: Blocks(blocks) }.write(out))
-}
-
-/// Feedback behind an empty receiver report, as every compound begins with a report.
-fn feedback(ssrc: Ssrc, feedback: Vec<u8>) -> Vec<u8> {
-    [receiver_report(ssrc, &[]), feedback].concat()
-}
-
-/// The compounds that have come for a client.
-fn compounds(rig: &mut Rig, who: usize) -> Vec<Vec<u8>> {
-    let heard = rig.clients[who].take_heard();
-    let compounds = heard.into_iter().filter_map(|heard| match heard {
-        Heard::Rtcp(compound) => Some(compound),
-        Heard::Rtp { .. } => None,
-    });
-    compounds.collect()
-}
-
-fn report(rig: &mut Rig, who: usize, plain: &[u8]) {
-    let from = rig.clients[who].address;
-    let sealed = rig.clients[who].seal(plain);
-    assert_eq!(rig.dropped(from, &sealed), DropReason::RtcpConsumed);
-}
-
-/// A camera that is on, and two who see it.
-fn watched() -> (Rig, usize, usize, usize, Ssrc) {
-    let mut rig = Rig::new();
-    let a = rig.joined(1, 10, Profile::video(103, 104));
-    let b = rig.joined(1, 11, Profile::video(103, 104));
-    let c = rig.joined(1, 12, Profile::video(103, 104));
-    rig.say(a, |client| client.camera(true));
-    rig.send(a, |client| client.next_packet(1, 103, b"picture"));
-    rig.forget();
-    let ssrc = rig.clients[a].streams[1].ssrc;
-    (rig, a, b, c, ssrc)
-}
 
 #[test]
 fn a_sender_report_is_answered_and_given_on_to_whom_it_is_of_use() {
@@ -84,9 +31,9 @@ fn a_sender_report_is_answered_and_given_on_to_whom_it_is_of_use() {
     for _ in 0..3 {
         rig.speak(a, b"x");
     }
-    rig.forget();
     let ssrc = rig.clients[a].ssrc();
     rig.advance(Duration::from_millis(1_500));
+    rig.forget();
     report(&mut rig, a, &sender_report(ssrc, 5_000));
 
     let answers = compounds(&mut rig, a);
@@ -121,7 +68,7 @@ fn a_mapped_report_follows_the_hearers_clock() {
     rig.advance(Duration::from_secs(1));
     rig.clients[a].streams[1].timestamp = 70_000;
     rig.send(a, |client| client.next_packet(1, 103, b"new clock"));
-    let heard = rig.clients[b].take_heard();
+    let heard = media(&mut rig, b);
     let [Heard::Rtp { timestamp, .. }] = heard[..] else { panic!("one packet") };
     assert_eq!(timestamp, 90_000, "a second after the first, which was at 0");
     report(&mut rig, a, &sender_report(video, 70_500));
@@ -193,42 +140,6 @@ fn feedback_on_what_one_cannot_see_is_passed_over() {
 }
 
 #[test]
-fn lost_packets_are_asked_for_by_the_senders_own_numbers() {
-    let (mut rig, a, b, _, video) = watched();
-    let nacked = |rig: &mut Rig, lost: &[u16]| -> Vec<u16> {
-        let ssrc = rig.clients[b].ssrc();
-        let nack = written(|out| write_nack(out, ssrc, video, lost.iter().copied()));
-        report(rig, b, &feedback(ssrc, nack));
-        let requests = compounds(rig, a);
-        assert_eq!(requests.len(), 1);
-        let all: Vec<_> = reports(&requests[0]).collect();
-        let [Report::ReceiverReport(_), Report::Nack(nack)] = &all[..] else { panic!("{all:?}") };
-        assert_eq!(nack.media, video);
-        nack.lost().collect()
-    };
-    for _ in 0..9 {
-        rig.send(a, |client| client.next_packet(1, 103, b"picture"));
-    }
-    assert_eq!(nacked(&mut rig, &[3, 4, 9]), [3, 4, 9]);
-    // Ten packets that b does not hear: it sees none of them missing.
-    rig.update(b, |policy| policy.state.deaf = true);
-    for _ in 0..10 {
-        rig.send(a, |client| client.next_packet(1, 103, b"picture"));
-    }
-    rig.update(b, |policy| policy.state.deaf = false);
-    rig.send(a, |client| client.next_packet(1, 103, b"picture"));
-    assert_eq!(nacked(&mut rig, &[10]), [20]);
-    // The sender starts again with a new key.
-    rig.say(a, Client::select_protocol);
-    rig.clients[a].streams[1].seq = 5_000;
-    for _ in 0..3 {
-        rig.send(a, |client| client.next_packet(1, 103, b"picture"));
-    }
-    rig.clients[b].take_heard();
-    assert_eq!(nacked(&mut rig, &[11, 13]), [5_000, 5_002]);
-}
-
-#[test]
 fn one_intra_request_is_read_up_to_its_31st_source() {
     let (mut rig, a, b, _, video) = watched();
     let ssrc = rig.clients[b].ssrc();
@@ -264,22 +175,6 @@ fn a_compound_is_read_up_to_its_32nd_report() {
     for (before, passed) in [(32, 0), (31, 1)] {
         report(&mut rig, b, &[receiver_report(ssrc, &[]).repeat(before), pli.clone()].concat());
         assert_eq!(compounds(&mut rig, a).len(), passed, "{before} reports before it");
-    }
-}
-
-#[test]
-fn one_nack_has_at_most_128_packets_sent_again() {
-    let (mut rig, a, b, _, video) = watched();
-    let ssrc = rig.clients[b].ssrc();
-    // In one piece, and so scattered that each takes an entry of its own.
-    for step in [1, 17] {
-        let lost = (0..200).map(|n| n * step);
-        let nack = written(|out| write_nack(out, ssrc, video, lost.clone()));
-        report(&mut rig, b, &feedback(ssrc, nack));
-        let requests = compounds(&mut rig, a);
-        let all: Vec<_> = requests.iter().flat_map(|request| reports(request)).collect();
-        let [Report::ReceiverReport(_), Report::Nack(nack)] = &all[..] else { panic!("{all:?}") };
-        assert!(nack.lost().eq(lost.take(128)), "{step} apart");
     }
 }
 
@@ -340,6 +235,7 @@ fn where_the_header_is_the_nonce_no_reports_are_sent() {
 fn the_round_trip_is_told_from_the_echo_of_our_report() {
     let (mut rig, a, b, _, video) = watched();
     rig.advance(Duration::from_secs(3));
+    rig.forget();
     report(&mut rig, a, &sender_report(video, 1));
     let given = compounds(&mut rig, b);
     let Some(Report::SenderReport(ours)) = reports(&given[0]).next() else { panic!("SR") };
@@ -372,4 +268,107 @@ fn reports_that_cannot_be_delivered_are_no_drops() {
     rig.say(b, Client::select_protocol);
     let ssrc = rig.clients[a].ssrc();
     report(&mut rig, a, &sender_report(ssrc, 0));
+}
+
+/// The sender reports that have come for a client: whose, the moment and the stream's clock then.
+fn given(rig: &mut Rig, who: usize) -> Vec<(Ssrc, u64, u32)> {
+    let compounds = compounds(rig, who);
+    let all = compounds.iter().flat_map(|compound| reports(compound));
+    let reports = all.filter_map(|report| match report {
+        Report::SenderReport(report) => Some((report.ssrc, report.ntp, report.rtp_timestamp)),
+        _ => None,
+    });
+    reports.collect()
+}
+
+/// Twenty milliseconds of speech, so many times.
+fn talk(rig: &mut Rig, who: usize, frames: u32) {
+    for _ in 0..frames {
+        rig.speak(who, b"voice");
+        rig.advance(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn who_reports_nothing_is_reported_on_by_our_clock() {
+    let mut rig = Rig::new();
+    let bot = rig.speaker(1, 10);
+    let viewer = rig.joined(1, 11, Profile::video(103, 104));
+    let other_bot = rig.speaker(1, 12);
+    let ssrc = rig.clients[bot].ssrc();
+    let mut moments = Vec::new();
+    let mut last: Option<(u64, u32)> = None;
+    for second in 0..20 {
+        talk(&mut rig, bot, 50);
+        for (of, ntp, timestamp) in given(&mut rig, viewer) {
+            assert_eq!(of, ssrc);
+            moments.push(second);
+            if let Some((ntp_before, timestamp_before)) = last {
+                // 48 kHz by the same clock.
+                let elapsed = (ntp - ntp_before) >> 16;
+                let ticks = u64::from(timestamp - timestamp_before);
+                assert!(((elapsed * 48_000) >> 16).abs_diff(ticks) <= 48, "{elapsed} {ticks}");
+            }
+            last = Some((ntp, timestamp));
+        }
+        assert!(compounds(&mut rig, other_bot).is_empty());
+    }
+    assert_eq!(moments, [0, 1, 2, 3, 4, 5, 10, 15], "each second at first, then every five");
+    // It falls silent, and is reported on again when it speaks.
+    rig.advance(Duration::from_secs(60));
+    let silent = given(&mut rig, viewer).len();
+    assert!(silent <= 1);
+    talk(&mut rig, bot, 50);
+    assert_eq!(given(&mut rig, viewer).len(), 1);
+}
+
+#[test]
+fn sound_and_picture_of_one_sender_are_reported_together() {
+    let (mut rig, a, b, _, video) = watched();
+    rig.speak(a, b"voice");
+    rig.advance(Duration::from_secs(1));
+    let voice = rig.clients[a].ssrc();
+    let both = given(&mut rig, b);
+    let [(first, at, _), (second, at_too, _)] = both[..] else { panic!("{both:?}") };
+    assert_eq!((first, second, at), (voice, video, at_too));
+}
+
+#[test]
+fn who_reports_by_itself_is_not_reported_on() {
+    let (mut rig, a, b, _, _) = watched();
+    let voice = rig.clients[a].ssrc();
+    let mut ours = 0;
+    for _ in 0..6 {
+        report(&mut rig, a, &sender_report(voice, 1));
+        rig.forget();
+        talk(&mut rig, a, 250);
+        ours += given(&mut rig, b).iter().filter(|(ssrc, ..)| *ssrc == voice).count();
+    }
+    assert_eq!(ours, 0);
+    talk(&mut rig, a, 800);
+    assert!(given(&mut rig, b).iter().any(|(ssrc, ..)| *ssrc == voice), "it has stopped");
+}
+
+#[test]
+fn a_new_hearer_is_told_soon() {
+    let mut rig = Rig::new();
+    let bot = rig.speaker(1, 10);
+    rig.joined(1, 11, Profile::video(103, 104));
+    talk(&mut rig, bot, 350);
+    let viewer = rig.joined(1, 12, Profile::video(103, 104));
+    talk(&mut rig, bot, 50);
+    assert_eq!(given(&mut rig, viewer).len(), 1);
+    talk(&mut rig, bot, 50);
+    assert_eq!(given(&mut rig, viewer).len(), 1, "and once more in the next second");
+}
+
+#[test]
+fn reports_are_nothing_for_the_deaf() {
+    let mut rig = Rig::new();
+    let bot = rig.speaker(1, 10);
+    let viewer = rig.joined(1, 11, Profile::video(103, 104));
+    rig.update(viewer, |policy| policy.state.deaf = true);
+    rig.forget();
+    talk(&mut rig, bot, 100);
+    assert!(compounds(&mut rig, viewer).is_empty());
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,7 @@ use stentor::{
         ShardConfig, Verdict,
     },
     signalling::{CloseCode, Frame},
+    webrtc::Identity,
 };
 
 use crate::client::{Client, Grant, Profile};
@@ -52,7 +54,14 @@ pub fn config() -> ShardConfig {
         public_port: 50_000,
         resume_window: RESUME_WINDOW,
         speaking_events: true,
+        identity: identity(),
     }
+}
+
+/// The certificate of every rig's shard: making one takes a while.
+pub fn identity() -> Identity {
+    static IDENTITY: OnceLock<Identity> = OnceLock::new();
+    IDENTITY.get_or_init(|| Identity::generate().expect("a certificate")).clone()
 }
 
 impl Rig {
@@ -163,6 +172,9 @@ impl Rig {
     pub fn datagram(&mut self, from: SocketAddr, bytes: &[u8]) {
         let mut bytes = bytes.to_vec();
         self.shard.handle_datagram(self.now, Path::to(from), &mut bytes, &mut self.egress);
+        while self.shard.has_handshakes() {
+            self.shard.handle_handshake(self.now, &mut self.egress);
+        }
         self.pump();
     }
 
@@ -218,7 +230,7 @@ impl Rig {
         let until = self.now + by;
         while let Some((at, _)) = self.shard.poll_timeout().filter(|(at, _)| *at <= until) {
             self.now = self.now.max(at);
-            self.shard.handle_timeout(self.now);
+            self.shard.handle_timeout(self.now, &mut self.egress);
             self.pump();
         }
         self.now = until;

@@ -16,6 +16,9 @@ use stentor::{
 
 use crate::client::{Agreed, Heard, Profile};
 
+/// Bytes before what tells a packet of video from all others: what tells its codec's keyframes.
+pub const VIDEO_HEAD: usize = 2;
+
 /// The Opus frame that ends a talk spurt.
 const SILENCE: [u8; 3] = [0xF8, 0xFF, 0xFE];
 
@@ -38,6 +41,8 @@ pub struct Stay {
     pub ssrcs: Vec<Ssrc>,
     pub takes: Takes,
     pub sent_rtcp: bool,
+    /// Video that had begun before it came and that it has not seen yet.
+    pub missed: BTreeSet<Ssrc>,
 }
 
 /// What video a session sends and takes.
@@ -113,6 +118,7 @@ struct Sent {
     by: Serial,
     ssrc: Ssrc,
     payload: Vec<u8>,
+    keyframe: bool,
 }
 
 /// A datagram as its sender sealed it.
@@ -162,12 +168,19 @@ pub struct Checkers {
     flawless: bool,
     pub stays: BTreeMap<Serial, Stay>,
     sent: HashMap<u64, Sent>,
-    got: HashSet<(Serial, u64)>,
+    /// What each has got, and under which number.
+    got: HashMap<(Serial, u64), u16>,
+    /// Numbers of retransmissions.
+    retransmissions: HashSet<(Serial, Ssrc, u16)>,
+    /// Streams of video of which something was heard.
+    pub begun: BTreeSet<Ssrc>,
     ears: HashMap<(Serial, Ssrc), Ear>,
     keys: HashMap<[u8; 32], KeyUse>,
     /// Copies of media in the present step, by hearer; of silence, too.
     pub copies: Vec<Serial>,
     pub silences: usize,
+    /// Copies in the present step of what their hearers had before.
+    pub again: u64,
 }
 
 impl Checkers {
@@ -207,10 +220,26 @@ impl Checkers {
 
     /// A client is about to send media: gives it a payload like no other.
     pub fn payload(&mut self, by: Serial, ssrc: Ssrc, noise: Vec<u8>) -> Vec<u8> {
+        self.payload_after(&[], by, ssrc, noise, false)
+    }
+
+    /// As before, for a payload that has to begin with something, perhaps with a keyframe.
+    pub fn payload_after(
+        &mut self,
+        head: &[u8],
+        by: Serial,
+        ssrc: Ssrc,
+        noise: Vec<u8>,
+        keyframe: bool,
+    ) -> Vec<u8> {
         let id = self.sent.len() as u64;
-        let payload = [&id.to_be_bytes()[..], &noise].concat();
-        self.sent.insert(id, Sent { by, ssrc, payload: payload.clone() });
+        let payload = [head, &id.to_be_bytes(), &noise].concat();
+        self.sent.insert(id, Sent { by, ssrc, payload: payload.clone(), keyframe });
         payload
+    }
+
+    pub fn are_flawless(&self) -> bool {
+        self.flawless
     }
 
     /// A client has sealed something, with this counter.
@@ -301,6 +330,19 @@ impl Checkers {
             let (media, retransmission) = named_by.takes.numbers();
             let expected = if stream == 1 { media } else { retransmission };
             assert_eq!(*payload_type, expected);
+            let block = extension.as_ref().map_or(&[][..], |(_, block)| block);
+            assert!(matches!(block, [0x51, _, _, 0x32, ..]), "the hop's own extensions");
+        }
+        if stream == 2 {
+            assert!(matches!(hearer.takes, Takes::Listed { .. }), "it listed no such type");
+            let numbers = &mut self.retransmissions;
+            assert!(numbers.insert((to, *ssrc, *seq)), "a retransmission's number twice");
+            let (original, payload) = payload.split_first_chunk().expect("a number");
+            let original = u16::from_be_bytes(*original);
+            return self.repeated(to, by, Ssrc(ssrc.0 - 1), original, payload);
+        }
+        if stream == 1 && self.has_got(to, payload) {
+            return self.repeated(to, by, *ssrc, *seq, payload);
         }
         if payload == &SILENCE {
             assert!(matches!(cause, Cause::Update(serial) if serial == by), "silence of nobody's");
@@ -309,15 +351,42 @@ impl Checkers {
             assert!(matches!(cause, Cause::Datagram));
             let allowed = if stream == 0 { sender.may_speak() } else { sender.shows() };
             assert!(allowed, "media of who may send none");
-            let id = payload.first_chunk().map(|id| u64::from_be_bytes(*id));
-            let id = id.filter(|id| self.sent.contains_key(id)).expect("a payload somebody sent");
+            let id = self.id_of(stream, payload).expect("a payload somebody sent");
             let sent = &self.sent[&id];
             assert_eq!((sent.by, sent.ssrc), (by, *ssrc));
             assert!(sent.payload == *payload, "not bit-exact");
-            assert!(self.got.insert((to, id)), "heard twice");
+            let named = matches!(sender.takes, Takes::Listed { .. });
+            let missed = self.stays.get_mut(&to).expect("a live session").missed.remove(ssrc);
+            assert!(
+                !(missed && named && self.flawless) || self.sent[&id].keyframe,
+                "video that begins without a keyframe"
+            );
+            assert_eq!(self.got.insert((to, id), *seq), None, "heard twice");
         }
         self.copies.push(to);
         self.numbered(to, *ssrc, *seq, *timestamp);
+    }
+
+    /// Which of all packets has this payload.
+    fn id_of(&self, stream: u32, payload: &[u8]) -> Option<u64> {
+        let head = if stream == 0 { 0 } else { VIDEO_HEAD };
+        let id = payload.get(head..)?.first_chunk().map(|id| u64::from_be_bytes(*id))?;
+        self.sent.contains_key(&id).then_some(id)
+    }
+
+    fn has_got(&self, to: Serial, payload: &[u8]) -> bool {
+        self.id_of(1, payload).is_some_and(|id| self.got.contains_key(&(to, id)))
+    }
+
+    /// A hearer has got again what it had got as `number`.
+    fn repeated(&mut self, to: Serial, by: Serial, ssrc: Ssrc, number: u16, payload: &[u8]) {
+        let id = self.id_of(1, payload).expect("a payload somebody sent");
+        let sent = &self.sent[&id];
+        assert_eq!((sent.by, sent.ssrc), (by, ssrc));
+        assert!(sent.payload == *payload, "not bit-exact");
+        assert!(self.stays[&by].shows(), "video of who may send none");
+        assert_eq!(self.got.get(&(to, id)), Some(&number), "another packet had this number");
+        self.again += 1;
     }
 
     fn numbered(&mut self, to: Serial, ssrc: Ssrc, seq: u16, timestamp: u32) {
@@ -358,6 +427,9 @@ impl Checkers {
                 }
                 Report::Pli(pli) => assert!(hearer.ssrcs.contains(&pli.media)),
                 Report::Nack(nack) => assert!(hearer.ssrcs.contains(&nack.media)),
+                Report::TransportCc(feedback) => {
+                    assert!(hearer.ssrcs.contains(&feedback.media));
+                }
                 Report::Sdes(_) => {}
                 other => panic!("we send no {other:?}"),
             }

@@ -264,6 +264,8 @@ pub struct Client {
     pub streams: Vec<Outgoing>,
     /// Set by Session Description, newest last.
     pub agreed: Vec<Agreed>,
+    /// Set by Session Description for a browser: the server's answer.
+    pub sdp: Option<String>,
     /// Everyone else in its channel.
     pub roster: BTreeMap<UserId, Seen>,
     /// Datagrams that have come and are not opened.
@@ -284,6 +286,7 @@ impl Client {
             misnumbered: 0,
             streams: Vec::new(),
             agreed: Vec::new(),
+            sdp: None,
             roster: BTreeMap::new(),
             mail: VecDeque::new(),
         }
@@ -403,6 +406,7 @@ impl Client {
         let d = &message["d"];
         match message["op"].as_u64().expect("an opcode") {
             2 => self.hear_ready(d),
+            4 if d["sdp"].is_string() => self.sdp = d["sdp"].as_str().map(str::to_owned),
             4 => {
                 let mode = Mode::from_name(d["mode"].as_str().unwrap()).unwrap();
                 let key: [u8; 32] = serde_json::from_value(d["secret_key"].clone()).unwrap();

@@ -18,12 +18,24 @@ use stentor::{metrics::DropReason, signalling::CloseCode};
 use crate::settling::Outcome;
 
 mod actions;
+#[allow(dead_code, reason = "shared with the tests of the shard")]
+#[path = "../shard/browser.rs"]
+mod browser;
+mod browsers;
 mod checkers;
 #[allow(dead_code, reason = "shared with the tests of the shard, which use what this does not")]
 mod client;
 mod control;
 mod dice;
+#[allow(dead_code, reason = "shared with the tests of DTLS")]
+#[path = "../dtls/client.rs"]
+mod dtls_client;
+mod filming;
+mod mending;
 mod network;
+#[allow(dead_code, reason = "shared with the tests of the shard")]
+#[path = "../shard/rig.rs"]
+mod rig;
 mod settling;
 mod world;
 

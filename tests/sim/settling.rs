@@ -6,12 +6,14 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use stentor::{
     metrics::Counters,
+    rtp::rtcp::{Report, reports},
     sfu::{Event, Output},
     signalling::Frame,
 };
 
 use crate::{
     checkers::{Cause, Stay, Takes},
+    client::Heard,
     world::{Deed, World},
 };
 
@@ -111,6 +113,7 @@ impl World {
                     ssrcs: Vec::new(),
                     takes: Takes::of(&attempt.client.profile),
                     sent_rtcp: false,
+                    missed: self.checkers.begun.clone(),
                 };
                 self.checkers.stays.insert(*serial, stay);
                 self.learn_ssrcs(who);
@@ -159,6 +162,10 @@ impl World {
             let serial = attempt.stay.expect("nothing is sent to who has left");
             let (heard, agreed) = attempt.client.open(&bytes).expect("sealed for this client");
             self.checkers.emitted(cause, serial, agreed, &bytes, &heard);
+            if let Heard::Rtcp(compound) = &heard {
+                let asked = reports(compound).any(|report| matches!(report, Report::Pli(_)));
+                self.attempts[who].keyframe_wanted |= asked;
+            }
         }
     }
 

@@ -49,6 +49,14 @@ pub struct Attempt {
     pub restarted_under: usize,
     /// It starts to count nonces where the server counts.
     ambushes: bool,
+    /// It was asked for a keyframe.
+    pub keyframe_wanted: bool,
+    /// Packets of its video, by their numbers: their clocks and payloads.
+    pub filmed: Vec<(u16, u32, Vec<u8>)>,
+    /// How many keys it had then.
+    pub filmed_under: usize,
+    /// Its transport-wide numbers.
+    pub transport_seq: u16,
 }
 
 /// Somebody who comes and goes.
@@ -118,6 +126,7 @@ impl World {
                     public_port: 50_000 + index as u16,
                     resume_window: RESUME_WINDOW,
                     speaking_events: true,
+                    identity: crate::rig::identity(),
                 };
                 let seed: [u8; 32] = dice.bytes(32).try_into().expect("32 bytes");
                 Shard::new(config, seed, now)
@@ -207,7 +216,7 @@ impl World {
             } else if deed == Some(at) {
                 self.obey();
             } else if let Some((_, index)) = shard.filter(|(due, _)| *due == at) {
-                self.shards[index].handle_timeout(self.now);
+                self.shards[index].handle_timeout(self.now, &mut self.egresses[index]);
                 self.settle(index, Cause::Other);
             } else if let Some((_, who)) = heart {
                 self.attempts[who].next_heartbeat = self.now + HEARTBEAT_EVERY;
@@ -248,6 +257,10 @@ impl World {
             next_heartbeat: self.now,
             restarted_under: 0,
             ambushes,
+            keyframe_wanted: false,
+            filmed: Vec::new(),
+            filmed_under: 0,
+            transport_seq: 0,
         });
         self.rebind(who);
         who
@@ -383,19 +396,24 @@ impl World {
         let ssrc = clear.map(|ssrc| Ssrc(u32::from_be_bytes(ssrc)));
         self.settle(index, Cause::Datagram);
         let copies = std::mem::take(&mut self.checkers.copies);
-        assert_eq!(copies.len() as u64, after.forwarded - before.forwarded);
+        let again = std::mem::take(&mut self.checkers.again);
+        let forwarded = after.forwarded - before.forwarded;
+        let retransmitted = after.retransmitted - before.retransmitted;
+        assert_eq!(copies.len() as u64 + again, forwarded + retransmitted);
+        assert!(again <= retransmitted, "again without being asked");
         if after.opened == before.opened {
             assert!(copies.is_empty(), "sent on what was not opened");
             return;
         }
         let (sender, video) = self.checkers.sender(ssrc.expect("a packet of media"));
+        self.checkers.begun.extend(ssrc.filter(|_| video));
         let others = self.checkers.members(self.checkers.stays[&sender].channel).count() as u64 - 1;
         let drops = hearers_drops(&before, &after);
-        assert_eq!(copies.len() as u64 + drops, others, "copies: forwarded, or dropped once");
-        let late =
-            after.drops_for(DropReason::LateAfterGap) - before.drops_for(DropReason::LateAfterGap);
+        assert_eq!(forwarded + drops, others, "copies: forwarded, or dropped once");
+        let counted = |reason| after.drops_for(reason) - before.drops_for(reason);
+        let late = counted(DropReason::LateAfterGap) + counted(DropReason::AwaitingKeyframe);
         let due = self.checkers.hearers(sender, video);
-        assert_eq!(copies.len() as u64 + late, due.len() as u64, "whoever is due a packet gets it");
+        assert_eq!(forwarded + late, due.len() as u64, "whoever is due a packet gets it");
     }
 
     // Control.
@@ -532,6 +550,7 @@ fn is_after_opening(reason: DropReason) -> bool {
             | DropReason::UnknownPayloadType
             | DropReason::EmptyPayload
             | DropReason::LateAfterCut
+            | DropReason::UselessRetransmission
             | DropReason::NoHearer
             | DropReason::RtcpConsumed
     )

@@ -27,7 +27,10 @@ fuzz_target!(|compound: &[u8]| {
             Report::Nack(nack) => assert!(nack.lost().count() <= compound.len() / 4 * 17),
             Report::Fir(fir) => assert!(fir.requests().count() <= compound.len() / 8),
             Report::Remb(remb) => assert!(remb.ssrcs().count() <= 255),
-            Report::Pli(_) | Report::TransportCc(_) | Report::Other { .. } => {}
+            Report::TransportCc(feedback) => {
+                assert!(feedback.statuses().count() <= usize::from(feedback.status_count));
+            }
+            Report::Pli(_) | Report::Other { .. } => {}
         }
     }
     assert!(count <= compound.len() / 4, "each report takes four bytes at least");

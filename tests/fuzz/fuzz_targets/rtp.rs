@@ -8,7 +8,7 @@ use stentor::{
     rtp::{
         Kind, Packet, classify,
         extension::{ElementWriter, elements},
-        packet,
+        keyframe, packet,
     },
 };
 
@@ -19,6 +19,15 @@ fuzz_target!(|datagram: &[u8]| {
     assert!(packet.csrc_count() <= 15 && packet.payload_type() < 128);
     if let Some(payload) = packet.payload() {
         assert!(payload.len() <= datagram.len() - packet::HEADER_BYTES);
+        for begins in [
+            keyframe::begins_in_vp8,
+            keyframe::begins_in_vp9,
+            keyframe::begins_in_h264,
+            keyframe::begins_in_h265,
+            keyframe::begins_in_av1,
+        ] {
+            assert!(!begins(payload) || !payload.is_empty());
+        }
     }
     if let Some((profile, block)) = packet.extension() {
         let mut copy = [0; 1_024];

@@ -1,11 +1,15 @@
-//! A shard as a sequence of operations: six clients that join, speak, move, break and lie, and a
-//! control that mutes and kicks them. Whatever they do, who is sent something can open it and is in
+//! A shard as a sequence of operations: six clients, over plain UDP or as browsers, that join, speak,
+//! move, break and lie, and a control that mutes and kicks them. Whatever they do, who is sent something can open it and is in
 //! the sender's channel, every session ends once, and when all have gone nothing is left.
 #![no_main]
+
+#[path = "shard/browser.rs"]
+mod browser;
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -23,7 +27,10 @@ use stentor::{
         ShardConfig, Verdict,
     },
     signalling::{CloseCode, Frame, Version},
+    webrtc::Identity,
 };
+
+use browser::Browser;
 
 const CLIENTS: usize = 6;
 const OPERATIONS_MAX: usize = 200;
@@ -37,11 +44,16 @@ enum Operation<'a> {
     Identify { client: u8, channel: u8, video: bool },
     Resume { client: u8, seq_ack: Option<i16> },
     Select { client: u8, mode: u8 },
+    SelectWebRtc { client: u8, listed: bool },
+    Check { client: u8, port: u8, nominate: bool, honest: bool },
+    Shake { client: u8, port: u8 },
+    Name { client: u8, ssrc: u8, video: bool },
     Text { client: u8, message: &'a str },
     Binary { client: u8, message: &'a [u8] },
     Hangup { client: u8, code: u16 },
     Discover { client: u8, port: u8 },
     Speak { client: u8, port: u8, skip: u16, payload_type: u8, length: u8 },
+    SpeakAs { client: u8, port: u8, ssrc: u8, skip: u8, length: u8 },
     Datagram { client: u8, port: u8, bytes: &'a [u8] },
     Rule { client: u8, mute: bool, deaf: bool, suppress: bool },
     Kick { client: u8 },
@@ -77,8 +89,16 @@ struct Client {
     serial: Option<Serial>,
     ssrc: u32,
     key: Option<(Mode, SecretKey)>,
+    browser: Option<Browser>,
     seq: u16,
     suffix: u32,
+}
+
+/// The server's certificate, whose handshakes are the same in every run.
+fn identity() -> Identity {
+    static IDENTITY: OnceLock<Identity> = OnceLock::new();
+    let make = || Identity::generate().and_then(|it| it.seeded(1)).expect("a certificate");
+    IDENTITY.get_or_init(make).clone()
 }
 
 impl World {
@@ -90,6 +110,7 @@ impl World {
             public_port: 50_000,
             resume_window: RESUME_WINDOW,
             speaking_events: true,
+            identity: identity(),
         };
         let now = Instant::now();
         Self {
@@ -138,6 +159,54 @@ impl World {
                 let d = json!({ "protocol": "udp", "data": data });
                 let index = usize::from(client) % CLIENTS;
                 self.say(index, &json!({ "op": 1, "d": d }).to_string());
+            }
+            Operation::SelectWebRtc { client, listed } => {
+                let mut d = json!({ "protocol": "webrtc", "data": browser::offer() });
+                if listed {
+                    d["codecs"] = json!([
+                        { "name": "opus", "type": "audio", "priority": 1000, "payload_type": 111 },
+                        { "name": "VP8", "type": "video", "priority": 1000, "payload_type": 96,
+                          "rtx_payload_type": 97 },
+                    ]);
+                }
+                let index = usize::from(client) % CLIENTS;
+                self.say(index, &json!({ "op": 1, "d": d }).to_string());
+            }
+            Operation::Check { client, port, nominate, honest } => {
+                let index = usize::from(client) % CLIENTS;
+                let browser = self.clients[index].browser.as_mut();
+                if let Some(mut check) = browser.map(|it| it.check(nominate, honest)) {
+                    self.arrive(index, port, &mut check);
+                }
+            }
+            Operation::Shake { client, port } => {
+                let index = usize::from(client) % CLIENTS;
+                let browser = self.clients[index].browser.as_mut();
+                let flight = browser.map(Browser::take_unsent).unwrap_or_default();
+                for mut datagram in flight {
+                    self.arrive(index, port, &mut datagram);
+                }
+            }
+            Operation::Name { client, ssrc, video } => {
+                let index = usize::from(client) % CLIENTS;
+                let ssrc = 1 + u32::from(ssrc % 4);
+                let streams = json!([{ "rid": "100", "ssrc": ssrc + 10, "active": true }]);
+                let d = json!({ "audio_ssrc": ssrc, "video_ssrc": if video { ssrc + 10 } else { 0 },
+                    "streams": if video { streams } else { json!([]) } });
+                self.say(index, &json!({ "op": 12, "d": d }).to_string());
+            }
+            Operation::SpeakAs { client, port, ssrc, skip, length } => {
+                let index = usize::from(client) % CLIENTS;
+                let client = &mut self.clients[index];
+                client.seq = client.seq.wrapping_add(u16::from(skip % 8));
+                let payload = vec![index as u8; usize::from(length)];
+                let ssrc = 1 + u32::from(ssrc % 4);
+                let browser = client.browser.as_ref();
+                if let Some(mut packet) =
+                    browser.and_then(|it| it.seal(ssrc, client.seq, &payload))
+                {
+                    self.arrive(index, port, &mut packet);
+                }
             }
             Operation::Text { client, message } => {
                 self.say(usize::from(client) % CLIENTS, message);
@@ -199,6 +268,9 @@ impl World {
 
     /// Does what the shard wants done, until it wants nothing.
     fn settle(&mut self) {
+        while self.shard.has_handshakes() {
+            self.shard.handle_handshake(self.now, &mut self.egress);
+        }
         while let Some(output) = self.shard.poll_output() {
             match output {
                 Output::Frame { connection, frame } => self.deliver(connection, &frame),
@@ -223,7 +295,12 @@ impl World {
         match message["op"].as_u64() {
             Some(2) => {
                 client.ssrc = message["d"]["ssrc"].as_u64().expect("Ready has an ssrc") as u32;
-                client.key = None;
+                (client.key, client.browser) = (None, None);
+            }
+            Some(4) if message["d"]["sdp"].is_string() => {
+                let sdp = message["d"]["sdp"].as_str().expect("it is");
+                client.browser = Some(Browser::new(sdp, self.now));
+                (client.key, client.seq) = (None, 0);
             }
             Some(4) => {
                 let bytes: Vec<u8> = serde_json::from_value(message["d"]["secret_key"].clone())
@@ -231,7 +308,7 @@ impl World {
                 let key: [u8; 32] = bytes.try_into().expect("of 32 bytes");
                 let mode = message["d"]["mode"].as_str().and_then(Mode::from_name);
                 client.key = Some((mode.expect("and a mode"), SecretKey::new(key)));
-                client.suffix = 0;
+                (client.browser, client.suffix) = (None, 0);
             }
             _ => {}
         }
@@ -290,15 +367,27 @@ impl World {
         for outgoing in flight.chains().flatten() {
             let IpAddr::V4(ip) = outgoing.path.remote.ip() else { panic!("all have IPv4") };
             let index = usize::from(ip.octets()[3]);
+            if let (Some(browser), [20..=63, ..]) =
+                (&mut self.clients[index].browser, outgoing.bytes)
+            {
+                browser.handle(outgoing.bytes);
+            }
             if !matches!(outgoing.bytes, [128..=191, 0..=191, ..]) || outgoing.bytes.len() < 12 {
                 continue;
             }
-            let hearer = &self.clients[index];
-            let Some((mode, key)) = &hearer.key else { continue };
-            let mut bytes = outgoing.bytes.to_vec();
-            let cipher = Cipher::new(*mode, key, [0; 20]);
-            let opened = cipher.open(&mut bytes).expect("sealed with the hearer's key");
-            let packet = Packet::new(&bytes[opened.range]).expect("RTP");
+            let hearer = &mut self.clients[index];
+            let plain = if let Some((mode, key)) = &hearer.key {
+                let mut bytes = outgoing.bytes.to_vec();
+                let cipher = Cipher::new(*mode, key, [0; 20]);
+                let opened = cipher.open(&mut bytes).expect("sealed with the hearer's key");
+                bytes[opened.range].to_vec()
+            } else if let Some(browser) = &mut hearer.browser {
+                assert!(browser.is_connected(), "media before there are keys");
+                browser.open(outgoing.bytes).expect("it has keys")
+            } else {
+                continue;
+            };
+            let packet = Packet::new(&plain).expect("RTP");
             let payload = packet.payload().expect("without padding");
             if payload != SILENCE {
                 assert_ne!(usize::from(payload[0]), index, "nobody hears himself");
@@ -324,9 +413,12 @@ impl World {
         let end = self.now + time;
         while let Some((due, _)) = self.shard.poll_timeout().filter(|(due, _)| *due <= end) {
             self.now = due.max(self.now);
-            self.shard.handle_timeout(self.now);
+            self.shard.handle_timeout(self.now, &mut self.egress);
         }
         self.now = end;
+        for client in &mut self.clients {
+            client.browser.iter_mut().for_each(|browser| browser.elapse(end));
+        }
     }
 
     fn arrive(&mut self, index: usize, port: u8, bytes: &mut [u8]) {
