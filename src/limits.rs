@@ -70,11 +70,11 @@ pub const GSO_FAILURES_MAX: u32 = 8;
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1_024 * 1_024;
 
 /// Datagrams of DTLS handshakes that wait at once: a client's whole handshake is five, so two
-/// hundred browsers that join in the same moment. Each is dealt with in its turn, between batches of
-/// media; one that waits for longer than a flight's retransmission is worth nothing.
+/// hundred browsers that join in the same moment. Each is dealt with in its turn, between batches
+/// of media; one that waits for longer than a flight's retransmission is worth nothing.
 pub const HANDSHAKE_DATAGRAMS_MAX: usize = 1_024;
 
-/// Those of one session: a ClientHello in two, and a client's last flight in up to five, each twice.
+/// Those of one session: a ClientHello in two, a client's last flight in up to five, each twice.
 pub const SESSION_HANDSHAKE_DATAGRAMS_MAX: usize = 16;
 
 /// Largest DTLS datagram we send, bytes. WebRTC's usual 1,200 less headers of tunnels: every path

@@ -1,6 +1,7 @@
-//! The packet path does not touch Rust's heap: opening and sealing in any mode and in any profile of
-//! SRTP, and a packet of voice or video from its datagram to fifty sealed copies, with what mends
-//! losses of video. (aws-lc sets up ChaCha20-Poly1305 keys in memory of its own, which is C's.)
+//! The packet path does not touch Rust's heap: opening and sealing in any mode and in any profile
+//! of SRTP, and a packet of voice or video from its datagram to fifty sealed copies, with what
+//! mends losses of video. (aws-lc sets up ChaCha20-Poly1305 keys in memory of its own, which is
+//! C's.)
 #![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
 
 use std::{

@@ -235,8 +235,8 @@ impl Core {
         self.shard.borrow().poll_timeout().map(|(at, _)| at)
     }
 
-    /// One turn of the media loop: what has arrived, and one datagram of a handshake. Returns whether
-    /// everything that had arrived was dealt with.
+    /// One turn of the media loop: what has arrived, and one datagram of a handshake. Returns
+    /// whether everything that had arrived was dealt with.
     pub fn turn(&self) -> bool {
         let start = Instant::now();
         let mut sampled = None;

@@ -176,11 +176,13 @@ impl Shard {
         };
         let answer = Zeroizing::new(answer.to_string());
         let layout = self.layouts.enter(offer.extensions);
-        let peer = Peer::new(&self.config.identity, local, offer, layout, now);
+        let mut peer = Peer::new(&self.config.identity, local, offer, layout, now);
         self.by_ufrag.insert(peer.ufrag.clone(), index);
         let session = &mut self.sessions[index.index()];
         let serial = session.admission.serial;
-        self.timers.set(peer.ice.consent_until(), Timer::Consent(serial));
+        let until = peer.ice.consent_until();
+        peer.consent.set(until);
+        self.timers.set(until, Timer::Consent(serial));
         session.peer = Some(Box::new(peer));
         session.candidate = None;
         session.connected = false;
@@ -418,8 +420,8 @@ impl Shard {
         self.tell(index, &message);
     }
 
-    /// The media path is up: an authenticated datagram has come, a client that only listens has both
-    /// a key and a place to send to, or a browser has finished its handshake.
+    /// The media path is up: an authenticated datagram has come, a client that only listens has
+    /// both a key and a place to send to, or a browser has finished its handshake.
     pub(super) fn note_connected(&mut self, index: SessionIndex) {
         let session = &mut self.sessions[index.index()];
         let transport = self.transports[index.index()].as_ref();

@@ -38,7 +38,8 @@ const STATUSES_MAX: usize = 1_024;
 const COMPOUND_BYTES_MAX: usize = 8 + FEEDBACK_BYTES_MAX;
 
 impl Shard {
-    /// A packet has come, of video or of a browser; if it has a transport-wide number, a report on that is due soon.
+    /// A packet has come, of video or of a browser; if it has a transport-wide number, a report on
+    /// that is due soon.
     pub(super) fn note_arrival(&mut self, now: Instant, index: SessionIndex, packet: &Packet<'_>) {
         let session = &mut self.sessions[index.index()];
         let Some((profile, block)) = packet.extension() else { return };

@@ -1,7 +1,7 @@
 //! How a browser's media path comes about and ends: connectivity checks, the DTLS handshake, keys,
 //! consent (protocol.md §3.3). Part of `Shard`. Checks are answered as they come, for they are
-//! cheap; what a handshake costs is not, so its datagrams wait in a queue of their own and are dealt
-//! with one at a time, between media.
+//! cheap; what a handshake costs is not, so its datagrams wait in a queue of their own and are
+//! dealt with one at a time, between media.
 
 use std::time::Instant;
 
@@ -60,7 +60,9 @@ impl Shard {
             return Ok(());
         }
         let forgotten = peer.checked(path);
-        self.by_source.insert(path.remote, index);
+        if !self.is_in_use(path, index) {
+            self.by_source.insert(path.remote, index);
+        }
         for remote in forgotten {
             self.unbind(remote, index);
         }
@@ -71,6 +73,17 @@ impl Shard {
             self.counters.rebound += 1;
         }
         Ok(())
+    }
+
+    /// Whether another session lives at this address, as far as its own datagrams have shown: a
+    /// check may come from an address that was borrowed.
+    fn is_in_use(&self, path: Path, index: SessionIndex) -> bool {
+        let Some(&other) = self.by_source.get(&path.remote).filter(|other| **other != index) else {
+            return false;
+        };
+        let session = &self.sessions[other.index()];
+        let checked = session.peer.as_ref().is_some_and(|peer| peer.ice.is_valid(path));
+        checked || self.transports[other.index()].as_ref().is_some_and(|it| it.is_verified(path))
     }
 
     /// A datagram of a handshake, from a pair that has passed a check: it waits its turn.
@@ -132,10 +145,9 @@ impl Shard {
     pub(super) fn check_handshake(&mut self, now: Instant, serial: Serial, egress: &mut Egress) {
         let Some(&index) = self.by_serial.get(&serial) else { return };
         let Some(peer) = self.sessions[index.index()].peer.as_mut() else { return };
-        if peer.timer_at.is_none_or(|at| at > now) {
+        if !peer.flight.ring(now) {
             return;
         }
-        peer.timer_at = None;
         peer.dtls.handle_timeout(now);
         let path = peer.ice.selected().or(peer.paths.last().copied());
         // A handshake has begun, so a pair has passed a check.
@@ -160,7 +172,7 @@ impl Shard {
             let Some(len) = peer.dtls.poll_output(slot.bytes()) else { break };
             slot.commit(len);
         }
-        if let Some(due) = peer.next_timer() {
+        if let Some(due) = peer.dtls.poll_timeout().filter(|due| peer.flight.set(*due)) {
             self.timers.set(due, Timer::Handshake(serial));
         }
         while let Some(peer) = self.sessions[index.index()].peer.as_mut()
@@ -221,9 +233,13 @@ impl Shard {
     /// dead. The client keeps its WebSocket and may select again.
     pub(super) fn check_consent(&mut self, now: Instant, serial: Serial) {
         let Some(&index) = self.by_serial.get(&serial) else { return };
-        let Some(peer) = &self.sessions[index.index()].peer else { return };
+        let Some(peer) = &mut self.sessions[index.index()].peer else { return };
+        if !peer.consent.ring(now) {
+            return;
+        }
         let until = peer.ice.consent_until();
         if until > now {
+            peer.consent.set(until);
             return self.timers.set(until, Timer::Consent(serial));
         }
         tracing::debug!(?serial, "consent expired");

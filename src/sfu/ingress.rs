@@ -367,6 +367,11 @@ impl Shard {
 
     /// Expects a session's media from `remote` and from nowhere else.
     pub(super) fn expect_from(&mut self, index: SessionIndex, remote: SocketAddr) {
+        // Discovery proves little, and a browser is known by its address alone.
+        let holder = self.by_source.get(&remote).filter(|holder| **holder != index);
+        if holder.is_some_and(|holder| self.sessions[holder.index()].peer.is_some()) {
+            return;
+        }
         let old = self.sessions[index.index()].bound.replace(remote);
         if let Some(old) = old.filter(|&old| old != remote) {
             self.unbind(old, index);

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Instant};
 
 use crate::{
     egress::Path,
-    sfu::{budget::Budget, inbound::Inbound, layout::LayoutId},
+    sfu::{budget::Budget, inbound::Inbound, layout::LayoutId, timer::Alarm},
     webrtc::{Credentials, Dtls, ExtensionMap, Ice, Identity, Offer},
 };
 
@@ -25,14 +25,19 @@ pub struct Peer {
     pub numbers: ExtensionMap,
     /// Its streams as they come in.
     pub inbound: Inbound,
-    /// Where it may send from: pairs that have passed a check, each in the shard's table of sources.
+    /// Where it may send from: pairs that have passed a check, each in the shard's table of
+    /// sources.
     pub paths: Vec<Path>,
     /// Checks it may still make.
     pub checks: Budget,
     /// Datagrams of its handshake that wait to be dealt with.
     pub waiting: usize,
-    /// When the earliest timer for the handshake is set, so that one that is pushed back costs none.
-    pub timer_at: Option<Instant>,
+    /// When a flight of the handshake is to be sent again.
+    pub flight: Alarm,
+    /// When consent is to be looked at.
+    pub consent: Alarm,
+    /// When early packets are.
+    pub early: Alarm,
 }
 
 /// Connectivity checks answered for one session, at once and per second. A browser has a few pairs
@@ -61,18 +66,10 @@ impl Peer {
             paths: Vec::new(),
             checks: Budget::new(CHECKS.0, CHECKS.1),
             waiting: 0,
-            timer_at: None,
+            flight: Alarm::default(),
+            consent: Alarm::default(),
+            early: Alarm::default(),
         }
-    }
-
-    /// When to look at the handshake again, if no timer is set for then or before.
-    pub fn next_timer(&mut self) -> Option<Instant> {
-        let due = self.dtls.poll_timeout()?;
-        if self.timer_at.is_some_and(|at| at <= due) {
-            return None;
-        }
-        self.timer_at = Some(due);
-        Some(due)
     }
 
     /// Notes a pair that has passed a check. Gives addresses that are its own no longer, because

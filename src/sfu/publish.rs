@@ -1,6 +1,6 @@
-//! What a browser says of its own SSRCs (op 5, op 12) or shows by its packets, and what browsers are
-//! told of everyone who can be heard (protocol.md §3.4). Part of `Shard`. Others know a session by
-//! the SSRCs that were given to it, whatever it sends under.
+//! What a browser says of its own SSRCs (op 5, op 12) or shows by its packets, and what browsers
+//! are told of everyone who can be heard (protocol.md §3.4). Part of `Shard`. Others know a session
+//! by the SSRCs that were given to it, whatever it sends under.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::{
         Shard,
         camera::Camera,
         codec::Media,
-        inbound::Early,
+        inbound::{EARLY_TIME_MAX, Early},
         layout::Facts,
         session::{Role, Session, SessionIndex},
         timer::Timer,
@@ -40,8 +40,9 @@ impl Shard {
         }
         known.source.rekeyed();
         known.restart();
-        if peer.inbound.holds_early() {
-            // At the next opportunity and not at once: who is told of it now shall hear of it first.
+        if peer.inbound.holds_early() && peer.early.set(now) {
+            // At the next opportunity and not at once: who is told of it now shall hear of it
+            // first.
             self.timers.set(now, Timer::Early(session.admission.serial));
         }
         if stream == VOICE {
@@ -81,8 +82,8 @@ impl Shard {
         Video { streams, ..video }
     }
 
-    /// The others can hear a session from now on, and browsers among them are told so, for they learn
-    /// of no SSRC but from op 12.
+    /// The others can hear a session from now on, and browsers among them are told so, for they
+    /// learn of no SSRC but from op 12.
     pub(super) fn announce(&mut self, index: SessionIndex) {
         let session = &mut self.sessions[index.index()];
         if std::mem::replace(&mut session.announced, true) {
@@ -120,8 +121,8 @@ impl Shard {
         }
     }
 
-    /// An authenticated packet of a browser under an SSRC of which it has not said what it is. If it
-    /// cannot be told from the packet either it is kept for a while.
+    /// An authenticated packet of a browser under an SSRC of which it has not said what it is. If
+    /// it cannot be told from the packet either it is kept for a while.
     pub(super) fn keep_early(
         &mut self,
         now: Instant,
@@ -133,11 +134,10 @@ impl Shard {
         let session = &mut self.sessions[index.index()];
         let stream = recognise(session, &packet);
         let peer = session.peer.as_mut().ok_or(DropReason::NoKey)?;
-        if !peer.inbound.holds_early() {
-            let at = now + crate::sfu::inbound::EARLY_TIME_MAX;
-            self.timers.set(at, Timer::Early(session.admission.serial));
-        }
         peer.inbound.hold(Early { ssrc, seq: packet.seq(), plain: plain.into(), at: now })?;
+        if peer.early.set(now + EARLY_TIME_MAX) {
+            self.timers.set(now + EARLY_TIME_MAX, Timer::Early(session.admission.serial));
+        }
         if let Some(stream) = stream {
             self.learn(now, index, ssrc, stream);
         }
@@ -147,12 +147,16 @@ impl Shard {
     /// Early packets of a browser are known by now, or have been kept for long enough.
     pub(super) fn check_early(&mut self, now: Instant, serial: Serial, egress: &mut Egress) {
         let Some(&index) = self.by_serial.get(&serial) else { return };
+        let Some(peer) = &mut self.sessions[index.index()].peer else { return };
+        if !peer.early.ring(now) {
+            return;
+        }
         self.release_early(now, index, egress);
         let Some(peer) = &mut self.sessions[index.index()].peer else { return };
         while peer.inbound.take_stale(now).is_some() {
             self.counters.dropped(DropReason::Unannounced);
         }
-        if let Some(until) = peer.inbound.early_until() {
+        if let Some(until) = peer.inbound.early_until().filter(|until| peer.early.set(*until)) {
             self.timers.set(until, Timer::Early(serial));
         }
     }

@@ -27,6 +27,31 @@ pub enum Timer {
     Reports(Serial),
 }
 
+/// One owner's one pending entry of a kind: pushing its deadline back, or asking for it again,
+/// makes no second entry.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Alarm(Option<Instant>);
+
+impl Alarm {
+    /// Whether an entry is to be made for `at`: none is pending for then or before.
+    pub fn set(&mut self, at: Instant) -> bool {
+        if self.0.is_some_and(|pending| pending <= at) {
+            return false;
+        }
+        self.0 = Some(at);
+        true
+    }
+
+    /// Whether an entry that has come due is the pending one, and not one that was overtaken.
+    pub fn ring(&mut self, now: Instant) -> bool {
+        let rings = self.0.is_some_and(|pending| pending <= now);
+        if rings {
+            self.0 = None;
+        }
+        rings
+    }
+}
+
 /// Pending deadlines, the earliest first.
 #[derive(Debug, Default)]
 pub struct Timers(BinaryHeap<Reverse<(Instant, Timer)>>);
@@ -49,5 +74,25 @@ impl Timers {
             self.0.pop();
             timer
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_alarm_rings_once_for_its_earliest_entry() {
+        let start = Instant::now();
+        let [early, late] = [1, 2].map(|seconds| start + Duration::from_secs(seconds));
+        let mut alarm = Alarm::default();
+        assert!(alarm.set(late) && !alarm.set(late));
+        assert!(alarm.set(early), "sooner");
+        assert!(!alarm.ring(start));
+        assert!(alarm.ring(early));
+        assert!(!alarm.ring(late), "overtaken");
+        assert!(alarm.set(late) && alarm.ring(late));
     }
 }

@@ -1,6 +1,6 @@
 //! How one session's media is carried, over plain UDP or as a browser has it: its keys, what it
-//! counts, where it goes. What sealing one packet touches lives here and nowhere else; the rest of a
-//! session lies apart.
+//! counts, where it goes. What sealing one packet touches lives here and nowhere else; the rest of
+//! a session lies apart.
 
 use std::net::SocketAddr;
 
@@ -92,8 +92,8 @@ pub enum Sighting {
 }
 
 impl Transport {
-    /// A transport over plain UDP with a fresh key. `random` seeds nonces; `path` is where discovery
-    /// saw the client.
+    /// A transport over plain UDP with a fresh key. `random` seeds nonces; `path` is where
+    /// discovery saw the client.
     pub fn udp(
         mode: Mode,
         key: &SecretKey,
@@ -168,6 +168,11 @@ impl Transport {
     #[inline]
     pub fn path(&self) -> Option<Path> {
         self.path
+    }
+
+    /// Whether an authenticated datagram has come from this path and none from another since.
+    pub fn is_verified(&self, path: Path) -> bool {
+        self.verified && self.path == Some(path)
     }
 
     /// Follows a discovery request, which proves nothing but the SSRC; only until a datagram has

@@ -83,6 +83,13 @@ impl Shard {
             .map(|(ssrc, wanted)| (ssrc, want(self, ssrc, *wanted)))
             .collect();
         let wanted: Vec<u8> = layers.iter().map(|(_, want)| *want).collect();
+        // By the SSRCs that it sends under, as far as a browser has named them.
+        let own = |place: usize, given| session.sent_ssrc(1 + 2 * place).unwrap_or(given);
+        let layers: Vec<(Ssrc, u8)> = layers
+            .into_iter()
+            .enumerate()
+            .map(|(place, (given, want))| (own(place, given), want))
+            .collect();
         if wanted != session.wanted {
             self.sessions[sender.index()].wanted = wanted;
             self.tell(sender, &ServerMessage::SinkWants { any: None, by_ssrc: &layers });

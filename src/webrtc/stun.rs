@@ -109,11 +109,11 @@ impl fmt::Debug for Key {
 ///
 /// ```text
 ///  0                   1                   2                   3
-/// |0 0|  class, method (14)     |   length of attributes (16)   |
-/// |                  magic cookie 2112A442                      |
-/// |                  transaction (96)                           |
-/// |          type (16)            |         length (16)         |  each attribute,
-/// |          value, padded to a multiple of four                |  FINGERPRINT last
+/// | 0 (6)     | class, method (10)|  length of attributes (16)    |
+/// |                   magic cookie 2112A442                       |
+/// |                   transaction (96)                            |
+/// |          type (16)            |         length (16)           |  each attribute,
+/// |          value, padded to a multiple of four                  |  FINGERPRINT last
 /// ```
 #[derive(Debug, Clone)]
 pub struct Message<'a> {
@@ -136,7 +136,8 @@ impl<'a> Message<'a> {
     pub fn parse(datagram: &'a [u8]) -> Option<Self> {
         let (header, mut rest) = datagram.split_first_chunk::<HEADER_BYTES>()?;
         let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        if header[0] & 0xC0 != 0 || header[4..8] != COOKIE || len != rest.len() {
+        // Methods above 0x0FF would make a first byte that is DTLS's or RTP's (RFC 7983 §7).
+        if header[0] > 3 || header[4..8] != COOKIE || len != rest.len() {
             return None;
         }
         let mut message = Self {
@@ -228,7 +229,7 @@ impl<'a> Message<'a> {
     /// What it is about: [`BINDING`] in ICE.
     pub fn method(&self) -> u16 {
         let kind = u16::from_be_bytes([self.datagram[0], self.datagram[1]]);
-        kind & 0x000F | (kind & 0x00E0) >> 1 | (kind & 0x3E00) >> 2
+        kind & 0x000F | (kind & 0x00E0) >> 1 | (kind & 0x0200) >> 2
     }
 
     /// What pairs it with its answer.
@@ -301,7 +302,7 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Starts a message at the start of `out`.
+    /// Starts a message at the start of `out`. Methods end at 0x0FF (RFC 7983 §7).
     pub fn new(out: &'a mut [u8], class: Class, method: u16, transaction: Transaction) -> Self {
         let class = match class {
             Class::Request => 0x0000,
@@ -309,7 +310,7 @@ impl<'a> Writer<'a> {
             Class::Success => 0x0100,
             Class::Error => 0x0110,
         };
-        let kind = method & 0x000F | (method & 0x0070) << 1 | (method & 0x0F80) << 2 | class;
+        let kind = method & 0x000F | (method & 0x0070) << 1 | (method & 0x0080) << 2 | class;
         let mut writer = Self { out, len: Some(0) };
         writer.put(&kind.to_be_bytes());
         writer.put(&[0, 0]);

@@ -22,7 +22,7 @@ use crate::support::{
     WAIT,
     client::u32_of,
     gateway::{Door, Gateway, Message},
-    server::{Grant, Server},
+    server::Server,
 };
 
 /// What str0m calls Opus.
@@ -31,7 +31,6 @@ pub const OPUS: u8 = 111;
 /// One joined browser.
 pub struct Browser {
     pub gateway: Gateway,
-    pub grant: Grant,
     pub ready: Message,
     /// op 4.
     pub description: Message,
@@ -83,7 +82,6 @@ impl Browser {
         answer(&mut rtc, &description.d);
         let mut browser = Self {
             gateway,
-            grant,
             ready,
             description,
             rtc,
@@ -143,11 +141,6 @@ impl Browser {
         self.heard.pop_front().expect("one was heard")
     }
 
-    /// Whether its ICE and DTLS are up.
-    pub fn is_connected(&self) -> bool {
-        self.connected
-    }
-
     /// Lets str0m work until something is the case.
     pub fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + WAIT;
@@ -159,22 +152,7 @@ impl Browser {
 
     /// Sends what there is to send, then takes what arrives within a while.
     fn turn(&mut self, longest: Duration) {
-        let next = loop {
-            match self.rtc.poll_output().expect("str0m lives") {
-                Output::Timeout(at) => break at,
-                Output::Transmit(transmit) => {
-                    // What loopback refuses is lost, as on any network.
-                    let _ = self.socket.send_to(&transmit.contents, transmit.destination);
-                }
-                Output::Event(Event::Connected) => self.connected = true,
-                Output::Event(Event::IceConnectionStateChange(state)) => {
-                    assert_ne!(state, IceConnectionState::Disconnected, "ICE gave up");
-                }
-                Output::Event(Event::RtpPacket(packet)) => self.heard.push_back(packet),
-                Output::Event(_) => {}
-            }
-        };
-        let wait = next.saturating_duration_since(Instant::now()).min(longest);
+        let wait = self.drain().saturating_duration_since(Instant::now()).min(longest);
         let mut buffer = [0; 2_048];
         self.socket.set_nonblocking(wait.is_zero()).expect("a socket");
         if !wait.is_zero() {
@@ -188,6 +166,26 @@ impl Browser {
             self.rtc.handle_input(Input::Receive(now, receive)).expect("str0m takes it");
         } else {
             self.rtc.handle_input(Input::Timeout(Instant::now())).expect("str0m lives");
+        }
+        self.drain();
+    }
+
+    /// Sends what there is to send, and gives when str0m next needs its clock.
+    fn drain(&mut self) -> Instant {
+        loop {
+            match self.rtc.poll_output().expect("str0m lives") {
+                Output::Timeout(at) => return at,
+                Output::Transmit(transmit) => {
+                    // What loopback refuses is lost, as on any network.
+                    let _ = self.socket.send_to(&transmit.contents, transmit.destination);
+                }
+                Output::Event(Event::Connected) => self.connected = true,
+                Output::Event(Event::IceConnectionStateChange(state)) => {
+                    assert_ne!(state, IceConnectionState::Disconnected, "ICE gave up");
+                }
+                Output::Event(Event::RtpPacket(packet)) => self.heard.push_back(packet),
+                Output::Event(_) => {}
+            }
         }
     }
 }

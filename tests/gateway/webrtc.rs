@@ -70,7 +70,7 @@ fn a_browser_and_a_bot_hear_each_other() {
         assert_eq!(heard.ssrc, u32_of(&browser.ready.d["ssrc"]), "the SSRC it was given");
         bot.media.speak(&payload);
         let heard = browser.hear();
-        assert_eq!((*heard.header.payload_type, &heard.payload), (OPUS, &payload));
+        assert_eq!((*heard.header.payload_type, &heard.payload[..]), (OPUS, &payload[..]));
         assert_eq!(*heard.header.ssrc, of_bot);
         assert!(heard.header.ext_vals.audio_level.is_some());
         assert_eq!(heard.header.ext_vals.transport_cc, Some(n), "counted for this hearer alone");
@@ -95,8 +95,8 @@ fn two_browsers_hear_each_other() {
     b.listen_to(of_a);
     for n in 0..50_u8 {
         a.speak(&[n; 80]);
-        assert_eq!(b.hear().payload, [n; 80]);
+        assert_eq!(b.hear().payload[..], [n; 80]);
         b.speak(&[n; 90]);
-        assert_eq!(a.hear().payload, [n; 90]);
+        assert_eq!(a.hear().payload[..], [n; 90]);
     }
 }

@@ -471,3 +471,19 @@ fn crc32(bytes: &[u8]) -> u32 {
 pub fn foreign_fingerprint() -> Fingerprint {
     Fingerprint::of(Algorithm::Sha256, b"another certificate")
 }
+
+/// SSRC, payload type, number and payload of media.
+pub fn media(heard: &Heard) -> (Ssrc, u8, u16, &[u8]) {
+    match heard {
+        Heard::Rtp { ssrc, payload_type, seq, payload, .. } => {
+            (*ssrc, *payload_type, *seq, payload)
+        }
+        Heard::Rtcp(_) => panic!("media"),
+    }
+}
+
+/// What was said with one opcode, in order.
+pub fn told(rig: &mut Rig, who: usize, op: u64) -> Vec<Value> {
+    let told = rig.clients[who].take_told();
+    told.into_iter().filter(|message| message["op"] == op).map(|it| it["d"].clone()).collect()
+}

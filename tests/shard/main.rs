@@ -2,6 +2,7 @@
 //! and events out. One claim per test, by subject; the simulation (`tests/sim`) tries what nobody
 //! thought of.
 
+#[allow(dead_code, reason = "shared with the simulation, which uses what these tests do not")]
 mod browser;
 #[allow(dead_code, reason = "shared with the simulation, which uses what these tests do not")]
 #[path = "../sim/client.rs"]
@@ -12,12 +13,14 @@ mod dtls_client;
 mod rig;
 mod rtcp;
 
+mod announcing;
 mod congestion;
 mod drops;
 mod endings;
 mod gateway;
 mod keyframes;
 mod media;
+mod pictures;
 mod policy;
 mod repair;
 mod reports;

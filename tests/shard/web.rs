@@ -1,12 +1,11 @@
-//! Browsers: their transport, and what they hear and are heard of (protocol.md §3).
+//! Browsers' transport and what they hear by it (protocol.md §3).
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use stentor::{
     id::Ssrc,
     metrics::DropReason,
-    rtp::feedback::{write_nack, write_pli},
     sfu::{DisconnectReason, Event},
     signalling::CloseCode,
     webrtc::{Fingerprint, fingerprint::Algorithm},
@@ -14,28 +13,13 @@ use stentor::{
 
 use crate::{
     browser::{
-        AEAD_128, AEAD_256, Browser, CM_SHA1, Choices, FIREFOX, OPUS, VP8, VP8_RTX,
-        foreign_fingerprint,
+        AEAD_128, AEAD_256, Browser, CM_SHA1, Choices, FIREFOX, OPUS, foreign_fingerprint, media,
+        told,
     },
-    client::{Grant, Heard, Profile, Rtp, codec, message, opus, rtp},
+    client::{Grant, Heard, Profile, Rtp, message, rtp},
     dtls_client::Client as _,
     rig::{Rig, STRANGER, config, identity},
 };
-
-fn media(heard: &Heard) -> (Ssrc, u8, u16, &[u8]) {
-    match heard {
-        Heard::Rtp { ssrc, payload_type, seq, payload, .. } => {
-            (*ssrc, *payload_type, *seq, payload)
-        }
-        Heard::Rtcp(_) => panic!("media"),
-    }
-}
-
-/// What was said with one opcode, in order.
-fn told(rig: &mut Rig, who: usize, op: u64) -> Vec<Value> {
-    let told = rig.clients[who].take_told();
-    told.into_iter().filter(|message| message["op"] == op).map(|it| it["d"].clone()).collect()
-}
 
 #[test]
 fn browsers_and_bots_hear_each_other_under_every_profile() {
@@ -346,6 +330,25 @@ fn a_new_source_port_takes_over_once_it_is_nominated() {
 }
 
 #[test]
+fn a_check_from_a_borrowed_address_takes_nothing_from_who_lives_there() {
+    let mut rig = Rig::new();
+    let bot = rig.speaker(1, 10);
+    let mut victim = rig.browser(1, 11, Choices::default());
+    let mut borrower = rig.selected(1, 12, Choices::default());
+    rig.speak(bot, b"the bot's address is its own");
+    for address in [victim.address, rig.clients[bot].address] {
+        let pwd = borrower.pwd.clone();
+        let check = borrower.check_bytes(&pwd, true);
+        rig.datagram(address, &check);
+    }
+    victim.speak(&mut rig, b"still heard");
+    assert_eq!(rig.clients[bot].take_payloads(), [b"still heard"]);
+    victim.hear(&mut rig);
+    rig.speak(bot, b"so is the bot");
+    assert_eq!(victim.hear_payloads(&mut rig), [b"so is the bot"]);
+}
+
+#[test]
 fn a_browser_that_no_longer_consents_is_sent_nothing_and_may_select_again() {
     let mut rig = Rig::new();
     let bot = rig.speaker(1, 10);
@@ -409,253 +412,6 @@ fn selecting_again_replaces_the_transport_and_keeps_the_ssrcs() {
 }
 
 #[test]
-fn voice_before_op_5_is_told_by_its_payload_type_and_announced_before_it_is_forwarded() {
-    let mut rig = Rig::new();
-    let bot = rig.speaker(1, 10);
-    let hearer = rig.browser(1, 11, Choices::default());
-    let mut early = rig.selected(1, 12, Choices { ssrcs: [9, 10, 11], ..Choices::default() });
-    early.connect(&mut rig);
-    rig.forget();
-    early.speak(&mut rig, b"1");
-    let ssrc = rig.clients[early.who].ssrc();
-    assert!(rig.clients[bot].mail.is_empty(), "the news goes first");
-    let speaking = told(&mut rig, bot, 5);
-    assert_eq!(speaking, [json!({"speaking": 0, "ssrc": ssrc, "user_id": "12"})]);
-    let shown = told(&mut rig, hearer.who, 12);
-    let expected = json!({"user_id": "12", "audio_ssrc": ssrc, "video_ssrc": 0, "streams": []});
-    assert_eq!(shown, [expected]);
-    early.speak(&mut rig, b"2");
-    assert_eq!(rig.clients[bot].take_payloads(), [b"1", b"2"]);
-    early.say_hello(&mut rig);
-    assert!(told(&mut rig, hearer.who, 12).is_empty(), "nothing has changed");
-}
-
-#[test]
-fn a_lone_early_packet_is_forwarded_without_waiting_for_the_next() {
-    let mut rig = Rig::new();
-    let bot = rig.speaker(1, 10);
-    let mut early = rig.selected(1, 12, Choices::default());
-    early.connect(&mut rig);
-    early.speak(&mut rig, b"1");
-    rig.advance(Duration::from_millis(1));
-    assert_eq!(rig.clients[bot].take_payloads(), [b"1"]);
-}
-
-#[test]
-fn video_before_op_12_is_kept_for_a_second() {
-    let mut rig = Rig::new();
-    let mut viewer = rig.browser(1, 10, Choices::default());
-    let mut early = rig.browser(1, 11, Choices { ssrcs: [9, 10, 11], ..Choices::default() });
-    for payload in [b"1", b"2"] {
-        let packet = early.packet(1, VP8, payload);
-        rig.datagram(early.address, &packet);
-    }
-    assert!(viewer.hear(&mut rig).is_empty());
-    rig.advance(Duration::from_millis(900));
-    let frame = early.announcement(true);
-    rig.say(early.who, |_| frame);
-    rig.advance(Duration::from_millis(1));
-    let heard = viewer.hear(&mut rig);
-    let heard: Vec<_> = heard.iter().map(media).collect();
-    let ssrc = rig.clients[early.who].streams[1].ssrc;
-    assert_eq!(heard, [(ssrc, VP8, 200, &b"1"[..]), (ssrc, VP8, 201, b"2")]);
-
-    let mut late = rig.browser(1, 12, Choices { ssrcs: [19, 20, 21], ..Choices::default() });
-    let packet = late.packet(1, VP8, b"for nobody");
-    rig.datagram(late.address, &packet);
-    let drops = rig.drops_during(|rig| rig.advance(Duration::from_secs(1)));
-    assert_eq!(drops, [DropReason::Unannounced]);
-    let frame = late.announcement(true);
-    rig.say(late.who, |_| frame);
-    rig.advance(Duration::from_secs(1));
-    assert!(viewer.hear(&mut rig).iter().all(|heard| matches!(heard, Heard::Rtcp(_))));
-    assert_eq!(
-        late.dropped(&mut rig, &packet),
-        DropReason::Replayed,
-        "what was dropped does not come back"
-    );
-}
-
-#[test]
-fn early_packets_are_bounded() {
-    let mut rig = Rig::new();
-    rig.browser(1, 10, Choices::default());
-    let mut early = rig.browser(1, 11, Choices { ssrcs: [9, 10, 11], ..Choices::default() });
-    let drops = rig.drops_during(|rig| {
-        for _ in 0..200 {
-            let packet = early.packet(1, VP8, b"picture");
-            rig.datagram(early.address, &packet);
-        }
-    });
-    assert_eq!(drops, vec![DropReason::Unannounced; 104]);
-    let drops = rig.drops_during(|rig| rig.hang_up(early.who, 1000));
-    assert_eq!(drops, vec![DropReason::Unannounced; 96], "and go with their session");
-}
-
-#[test]
-fn op_12_names_the_given_ssrcs_to_everyone() {
-    let mut rig = Rig::new();
-    let bot = rig.speaker(1, 10);
-    let viewer = rig.browser(1, 11, Choices::default());
-    let sender = rig.browser(1, 12, Choices::default());
-    let [voice, video, rtx] =
-        [0, 1, 2].map(|stream: usize| rig.clients[sender.who].streams[stream].ssrc);
-    rig.forget();
-    let frame = sender.announcement(true);
-    rig.say(sender.who, |_| frame);
-    let layer = json!({"type": "video", "rid": "100", "quality": 100, "active": true,
-        "ssrc": video, "rtx_ssrc": rtx, "max_framerate": 30,
-        "max_resolution": {"type": "fixed", "width": 1280, "height": 720}});
-    let expected = json!({"user_id": "12", "audio_ssrc": voice, "video_ssrc": video,
-        "streams": [layer]});
-    for who in [bot, viewer.who] {
-        assert_eq!(told(&mut rig, who, 12), [expected.clone()]);
-    }
-    let frame = sender.announcement(true);
-    rig.say(sender.who, |_| frame);
-    assert!(told(&mut rig, viewer.who, 12).is_empty(), "said again it is no news");
-    let frame = sender.announcement(false);
-    rig.say(sender.who, |_| frame);
-    let off = json!({"user_id": "12", "audio_ssrc": voice, "video_ssrc": 0, "streams": []});
-    assert_eq!(told(&mut rig, viewer.who, 12), [off]);
-}
-
-#[test]
-fn a_browser_learns_of_those_who_only_speak_by_op_12_and_bots_do_not() {
-    let mut rig = Rig::new();
-    let bot = rig.speaker(1, 10);
-    let other = rig.joined(1, 11, Profile::default());
-    let silent = rig.client(Grant::new(1, 12), Profile::default());
-    rig.identify(silent);
-    let shown = |d: &Value| (d["user_id"].clone(), d["audio_ssrc"].clone(), d["streams"].clone());
-    let browser = rig.selected(1, 13, Choices { version: None, ..Choices::default() });
-    let mut expected = Vec::new();
-    for who in [bot, other] {
-        let client = &rig.clients[who];
-        expected.push((json!(client.user()), json!(client.ssrc()), json!([])));
-    }
-    let told_of: Vec<_> = told(&mut rig, browser.who, 12).iter().map(shown).collect();
-    assert_eq!(told_of, expected);
-    rig.connect_media(silent);
-    let told_of: Vec<_> = told(&mut rig, browser.who, 12).iter().map(shown).collect();
-    let client = &rig.clients[silent];
-    assert_eq!(told_of, [(json!(client.user()), json!(client.ssrc()), json!([]))]);
-    assert!(told(&mut rig, bot, 12).is_empty());
-}
-
-#[test]
-fn fermi_may_repeat_its_op_12_for_ever() {
-    let mut rig = Rig::new();
-    let fermi = || Choices { version: None, ..Choices::default() };
-    let mut a = rig.browser(1, 10, fermi());
-    let mut b = rig.browser(1, 11, Choices { ssrcs: [1, 2, 3], ..fermi() });
-    for _ in 0..3 {
-        for browser in [&a, &b] {
-            let frame = browser.announcement(false);
-            rig.say(browser.who, |_| frame);
-        }
-    }
-    assert!(told(&mut rig, a.who, 12).is_empty() && told(&mut rig, b.who, 12).is_empty());
-    let ssrc = a.choices.ssrcs[0];
-    rig.say(a.who, |_| message(5, json!({"speaking": true, "delay": 0, "ssrc": ssrc})));
-    let given = rig.clients[a.who].ssrc();
-    let expected = json!({"speaking": true, "ssrc": given, "user_id": "10"});
-    assert_eq!(told(&mut rig, b.who, 5), [expected]);
-    a.speak(&mut rig, b"voice");
-    assert_eq!(b.hear_payloads(&mut rig), [b"voice"]);
-}
-
-#[test]
-fn pictures_reach_viewers_under_their_own_payload_types() {
-    let mut rig = Rig::new();
-    let mut sender = rig.browser(1, 10, Choices::default());
-    let firefox = json!([
-        {"name": "opus", "type": "audio", "priority": 1000, "payload_type": 109},
-        codec("VP8", 1000, 120, Some(124)), codec("H264", 2000, 126, Some(127))
-    ]);
-    let firefox = Choices { codecs: firefox, extensions: FIREFOX, ..Choices::default() };
-    let mut firefox = rig.browser(1, 11, firefox);
-    let listed = json!([opus(), codec("VP8", 1000, 101, Some(102))]);
-    let desktop = Profile { layers: 1, codecs: Some(listed), ..Profile::default() };
-    let desktop = rig.joined(1, 12, desktop);
-    let bot = rig.speaker(1, 13);
-    let frame = sender.announcement(true);
-    rig.say(sender.who, |_| frame);
-    // Orientation and playout delay stay true, mid and transport-cc do not, offset does.
-    let elements =
-        [0x40, b'1', 0x31, 9, 9, 0xD0, 1, 0x52, 0, 0, 7, 0xE2, 0, 0, 5, 0x22, 1, 2, 3, 0];
-    let ssrc = Ssrc(sender.choices.ssrcs[1]);
-    let packet = Rtp {
-        payload_type: VP8,
-        marker: true,
-        seq: 9,
-        extension: Some((0xBEDE, &elements)),
-        payload: b"\x10\0\0\0picture",
-        ..rtp(ssrc)
-    };
-    let sealed = sender.seal(&packet.plain());
-    rig.datagram(sender.address, &sealed);
-    let heard = firefox.hear(&mut rig);
-    let [Heard::Rtp { marker: true, payload_type: 120, extension, payload, .. }] = &heard[..]
-    else {
-        panic!("{heard:?}")
-    };
-    assert_eq!(payload, b"\x10\0\0\0picture");
-    let (_, elements) = extension.as_ref().expect("Firefox takes extensions");
-    assert_eq!(elements[..4], [0x71, 0, 0, 0x42], "transport-cc, abs-send-time");
-    assert_eq!(elements[7..], [0x52, 0, 0, 5, 0], "toffset, and nothing it did not offer");
-    let heard = rig.clients[desktop].take_heard();
-    assert_eq!(media(&heard[0]).1, 101);
-    assert!(rig.clients[bot].mail.is_empty());
-}
-
-#[test]
-fn feedback_of_a_viewer_reaches_a_browser_under_the_browsers_own_ssrc() {
-    let mut rig = Rig::new();
-    let mut sender = rig.browser(1, 10, Choices::default());
-    let mut viewer = rig.browser(1, 11, Choices { profile: CM_SHA1, ..Choices::default() });
-    let frame = sender.announcement(true);
-    rig.say(sender.who, |_| frame);
-    rig.advance(Duration::from_secs(5));
-    sender.hear(&mut rig);
-    let video = rig.clients[sender.who].streams[1].ssrc;
-    let mut pli = vec![0x80, 201, 0, 1, 0, 0, 0, 1];
-    let mut feedback = [0; 64];
-    let len = write_pli(&mut feedback, Ssrc(1), video).unwrap();
-    pli.extend(&feedback[..len]);
-    let report = viewer.seal_rtcp(&pli);
-    assert_eq!(viewer.dropped(&mut rig, &report), DropReason::RtcpConsumed);
-    assert_eq!(viewer.dropped(&mut rig, &report), DropReason::Replayed);
-    let heard = sender.hear(&mut rig);
-    let [Heard::Rtcp(compound)] = &heard[..] else { panic!("{heard:?}") };
-    assert_eq!(compound[8..12], [0x81, 206, 0, 2]);
-    assert_eq!(compound[16..20], sender.choices.ssrcs[1].to_be_bytes());
-}
-
-#[test]
-fn sender_reports_are_mapped_both_ways() {
-    let mut rig = Rig::new();
-    let mut sender = rig.browser(1, 10, Choices::default());
-    let mut hearer = rig.browser(1, 11, Choices::default());
-    sender.speak(&mut rig, b"voice");
-    hearer.hear(&mut rig);
-    sender.hear(&mut rig);
-    let mut report = vec![0x80, 200, 0, 6];
-    report.extend(sender.choices.ssrcs[0].to_be_bytes());
-    report.extend([0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 1, 0, 0, 0, 5]);
-    let sealed = sender.seal_rtcp(&report);
-    assert_eq!(sender.dropped(&mut rig, &sealed), DropReason::RtcpConsumed);
-    let to_hearer = hearer.hear(&mut rig);
-    let [Heard::Rtcp(compound)] = &to_hearer[..] else { panic!("{to_hearer:?}") };
-    let given = rig.clients[sender.who].ssrc();
-    assert_eq!((compound[1], &compound[4..8]), (200, &given.0.to_be_bytes()[..]));
-    let to_sender = sender.hear(&mut rig);
-    let [Heard::Rtcp(compound)] = &to_sender[..] else { panic!("{to_sender:?}") };
-    assert_eq!((compound[0], compound[1]), (0x81, 201));
-    assert_eq!(compound[8..12], sender.choices.ssrcs[0].to_be_bytes());
-}
-
-#[test]
 fn a_resume_leaves_the_media_path_alone_and_tells_it_all_again() {
     for version in [Some(8), None] {
         let mut rig = Rig::new();
@@ -714,65 +470,4 @@ fn a_lost_flight_is_sent_again() {
     browser.say_hello(&mut rig);
     browser.speak(&mut rig, b"at last");
     assert_eq!(rig.clients[bot].take_payloads(), [b"at last"]);
-}
-
-#[test]
-fn the_retransmissions_of_a_browser_are_known_by_op_12_and_by_payload_type() {
-    let mut rig = Rig::new();
-    let mut viewer = rig.browser(1, 10, Choices::default());
-    let mut sender = rig.browser(1, 11, Choices { ssrcs: [9, 10, 11], ..Choices::default() });
-    let frame = sender.announcement(true);
-    rig.say(sender.who, |_| frame);
-    let first = sender.packet(1, VP8, b"200");
-    let lost = sender.packet(1, VP8, b"201");
-    let third = sender.packet(1, VP8, b"202");
-    rig.datagram(sender.address, &first);
-    rig.datagram(sender.address, &third);
-    let again = sender.packet(2, VP8_RTX, b"\0\xC9201");
-    rig.datagram(sender.address, &again);
-    assert_eq!(sender.dropped(&mut rig, &lost), DropReason::Replayed, "it has come already");
-    let ssrc = rig.clients[sender.who].streams[1].ssrc;
-    let heard = viewer.hear(&mut rig);
-    let heard: Vec<_> = heard.iter().map(media).collect();
-    let expected = [(200, b"200"), (202, b"202"), (201, b"201")];
-    assert_eq!(heard, expected.map(|(seq, payload)| (ssrc, VP8, seq, &payload[..])));
-}
-
-#[test]
-fn a_viewer_is_sent_again_what_it_lacks_as_a_retransmission_of_its_own_kind() {
-    for profile in [AEAD_128, AEAD_256, CM_SHA1] {
-        let mut rig = Rig::new();
-        let mut sender = rig.browser(1, 10, Choices::default());
-        let mut viewer = rig.browser(1, 11, Choices { profile, ..Choices::default() });
-        let frame = sender.announcement(true);
-        rig.say(sender.who, |_| frame);
-        for payload in [b"200", b"201", b"202"] {
-            let packet = sender.packet(1, VP8, payload);
-            rig.datagram(sender.address, &packet);
-        }
-        assert_eq!(viewer.hear_payloads(&mut rig), [b"200", b"201", b"202"]);
-        let [video, rtx] = [1, 2].map(|stream: usize| rig.clients[sender.who].streams[stream].ssrc);
-        let mut numbers = None;
-        for again in 0..2_u8 {
-            let mut compound = vec![0x80, 201, 0, 1, 0, 0, 0, 1];
-            let mut nack = [0; 64];
-            let len = write_nack(&mut nack, Ssrc(1), video, [201]).unwrap();
-            compound.extend(&nack[..len]);
-            let sealed = viewer.seal_rtcp(&compound);
-            rig.datagram(viewer.address, &sealed);
-            let heard = viewer.hear(&mut rig);
-            let [Heard::Rtp { ssrc, payload_type: VP8_RTX, seq, payload, extension, .. }] =
-                &heard[..]
-            else {
-                panic!("{heard:?}")
-            };
-            assert_eq!((*ssrc, &payload[..]), (rtx, &b"\0\xC9201"[..]));
-            let before = numbers.replace(*seq);
-            assert!(before.is_none_or(|before| *seq == before + 1), "numbers of their own");
-            let (_, elements) = extension.as_ref().expect("Chromium takes extensions");
-            assert_eq!(elements[..3], [0x31, 0, 3 + again], "counted on");
-            rig.advance(Duration::from_secs(1));
-            viewer.hear(&mut rig);
-        }
-    }
 }

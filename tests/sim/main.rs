@@ -93,6 +93,14 @@ fn check_reach(all: &Outcome) {
         DropReason::EgressFull,
         DropReason::SocketFull,
         DropReason::SendFailed,
+        // Browsers are elsewhere (`browsers`).
+        DropReason::BadStun,
+        DropReason::UnknownUfrag,
+        DropReason::BadIntegrity,
+        DropReason::HandshakeFlood,
+        DropReason::Unannounced,
+        DropReason::DtlsUseless,
+        DropReason::DtlsOver,
     ];
     // Reached in some thousands of runs; `tests/shard` has it in any case.
     let rare = DropReason::TooOld;

@@ -17,11 +17,12 @@ use stentor::rtp::{
 use crate::{
     client::{Heard, Profile, Rtp, codec, opus, rtp},
     dice::Dice,
+    number,
     rig::Rig,
 };
 
-/// Runs; each some seconds of video.
-const RUNS: u64 = 60;
+/// Runs without `SIM_RUNS`; each some seconds of video.
+const RUNS: u64 = 24;
 const FRAME: Duration = Duration::from_millis(33);
 const FILMED: Duration = Duration::from_secs(6);
 /// Nothing is lost any more, and what was can still be mended.
@@ -84,8 +85,8 @@ struct Scene {
 
 #[test]
 fn every_loss_that_can_be_mended_is() {
-    let runs = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = runs.map_or(0..RUNS, |seed: u64| seed..seed + 1);
+    let runs = number("SIM_RUNS").unwrap_or(RUNS);
+    let seeds = number("SIM_SEED").map_or(0..runs, |seed| seed..seed + 1);
     for seed in seeds {
         println!("replay with: SIM_SEED={seed} cargo test --test sim mending");
         Scene::new(seed).play();
@@ -384,7 +385,9 @@ impl Scene {
             assert_eq!(start + payloads.len(), self.filmed.len(), "it ended early");
         }
         let counters = self.rig.shard.counters();
-        assert!(self.asked_of_camera <= 12 * (self.lost_upstream + 1), "asked again and again");
+        // What was overtaken by more than the server waits is asked for too, once.
+        let asked_max = 12 * self.lost_upstream + self.filmed.len() as u64;
+        assert!(self.asked_of_camera <= asked_max, "asked again and again");
         let requests: u64 = self.viewers.iter().map(|viewer| viewer.requests).sum();
         assert!(counters.retransmitted <= requests + 300, "more than was asked for");
         let numbers: BTreeSet<_> = self.filmed.iter().map(|(payload, _)| payload).collect();

@@ -1,6 +1,7 @@
-//! A shard as a sequence of operations: six clients, over plain UDP or as browsers, that join, speak,
-//! move, break and lie, and a control that mutes and kicks them. Whatever they do, who is sent something can open it and is in
-//! the sender's channel, every session ends once, and when all have gone nothing is left.
+//! A shard as a sequence of operations: six clients, over plain UDP or as browsers, that join,
+//! speak, move, break and lie, and a control that mutes and kicks them. Whatever they do, who is
+//! sent something can open it and is in the sender's channel, every session ends once, and when all
+//! have gone nothing is left.
 #![no_main]
 
 #[path = "shard/browser.rs"]
