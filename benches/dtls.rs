@@ -55,7 +55,7 @@ impl Client {
 
 /// A server that is about to be handed the datagram of a step.
 fn before(identity: &Identity, client: &mut Client, now: Instant, step: usize) -> (Dtls, Vec<u8>) {
-    let mut server = Dtls::new(identity, vec![client.expected.clone()], now);
+    let mut server = Dtls::new(identity, vec![client.expected], now);
     let mut out = [0; DTLS_DATAGRAM_BYTES_MAX];
     for _ in 0..step {
         server.handle(now, &client.datagram()).unwrap();

@@ -144,7 +144,14 @@ impl Dtls {
         dtls
     }
 
-    /// Takes one datagram of the peer.
+    /// Takes one datagram of the peer: an error says that it was dropped, and that nothing came of
+    /// it. While a handshake lasts a replayed record is none, for it asks for a flight again.
+    ///
+    /// The cryptography of a handshake happens in here, in two calls of it. The library by itself,
+    /// a release build on one core of a virtual machine that had other work, took 3 µs (median of
+    /// 300) for a hello without a cookie, 33 µs for one with it (a key, a signature), and 119 µs
+    /// for a client's last flight (an exchange, a verification, keys), 0.3 ms at the 99th
+    /// percentile. A P-384 certificate takes longer to verify and was not measured.
     pub fn handle(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DropReason> {
         check_records(datagram)?;
         let Some(library) = &mut self.library else { return Err(DropReason::DtlsOver) };

@@ -8,7 +8,7 @@ use stentor::{
 };
 
 use crate::{
-    client::{Client, Rtc, RtcClient, certificate},
+    client::{Client, DimplClient, Rtc, RtcClient, certificate},
     dice::Dice,
     path::{To, World},
 };
@@ -240,4 +240,57 @@ fn the_largest_certificate_that_can_be_held_panics_nobody() {
         world.run(Duration::from_secs(60));
         assert_eq!(world.events.len(), 1, "{names} names");
     }
+}
+
+/// What the fuzz target does, by the dice: it delivers, changes, cuts, repeats and withholds.
+#[test]
+fn whatever_is_done_to_its_datagrams_a_client_connects_to_its_own_keys_or_not_at_all() {
+    let mut connected = 0;
+    for seed in 0..300 {
+        let now = Instant::now();
+        let mut dice = Dice::new(seed);
+        let mut seen: Vec<Vec<u8>> = Vec::new();
+        let client = DimplClient::start(now, 400);
+        let mut world = World::new(now, client).with_meddler(|to, datagram| {
+            if to == To::Client {
+                return vec![datagram];
+            }
+            seen.push(datagram.clone());
+            let mut all = vec![datagram];
+            match dice.within(0..10) {
+                0 => all.clear(),
+                1 => all.extend(dice.pick(&[0, 1, 2, 3]).and_then(|it| seen.get(it).cloned())),
+                2 => {
+                    let mut changed = all[0].clone();
+                    for _ in 0..dice.within(1..4) {
+                        let at = dice.within(0..changed.len());
+                        changed[at] ^= 1 << dice.within(0..8);
+                    }
+                    all.push(changed);
+                }
+                3 => {
+                    let len = dice.within(0..all[0].len());
+                    all.insert(0, all[0][..len].to_vec());
+                }
+                4 => {
+                    let (kind, epoch) = (20 + dice.within(0..4) as u8, dice.within(0..3) as u8);
+                    let body = dice.bytes(1 + seed as usize % 90);
+                    // A fatal alert may end it, and does in another test.
+                    let body = if kind == 21 { vec![1, 90] } else { body };
+                    all.push(record(kind, epoch, dice.next() >> 20, &body));
+                }
+                _ => {}
+            }
+            all
+        });
+        world.run(Duration::from_secs(90));
+        if let Some(agreed) = world.agreed() {
+            connected += u32::from(world.client.agreed() == Some(&agreed));
+            assert!(world.client.agreed().is_none_or(|theirs| *theirs == agreed), "seed {seed}");
+        } else {
+            assert!(matches!(world.events[..], [DtlsEvent::Failed(_)]), "seed {seed}");
+            assert_eq!(world.server.poll_timeout(), None, "seed {seed}");
+        }
+    }
+    assert!(connected > 150, "{connected} of 300: the dice are too hard to show anything");
 }

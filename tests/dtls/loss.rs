@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use stentor::{
     limits::{DTLS_HANDSHAKE_TIMEOUT, DTLS_UNSENT_DATAGRAMS_MAX},
+    metrics::DropReason,
     webrtc::{DtlsEvent, DtlsFailure},
 };
 
@@ -81,7 +82,8 @@ fn our_last_flight_is_sent_again_when_the_client_asks() {
     world.run(Duration::from_secs(20));
     let agreed = world.agreed().expect("the server is connected since the first");
     assert_eq!(world.client.agreed(), Some(&agreed));
-    assert!(world.drops.is_empty(), "{:?}", world.drops);
+    // Who asks faster than a timer of ours that doubles is not answered each time.
+    assert!(world.drops.iter().all(|it| *it == DropReason::DtlsUseless), "{:?}", world.drops);
 }
 
 #[test]

@@ -63,7 +63,7 @@ impl<'a, C: Client> World<'a, C> {
 
     /// A server that expects these fingerprints.
     pub fn expecting(now: Instant, client: C, expected: Vec<Fingerprint>) -> Self {
-        let identity = Identity::generate().unwrap();
+        let identity = Identity::generate().unwrap().seeded(0).unwrap();
         Self {
             now,
             client,

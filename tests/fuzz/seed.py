@@ -164,3 +164,17 @@ seed("shard", "identify-twice", PAIR + join(0, 0) + speak(0) + speak(1))
 
 seed("id", "string", '"104694319306248192"')
 seed("id", "number", "7")
+
+# Operations of fuzz_targets/dtls.rs: a byte each, then its fields.
+NEXT, LOSE, AGAIN, CHANGE, CUT, BYTES, RECORD, ELAPSE = (bytes([index]) for index in range(8))
+ALERT = RECORD + bytes([21, 0, 60, 0, 0, 2, 2, 40])
+seed("dtls", "handshake", NEXT * 3 + AGAIN + b"\x02" + ELAPSE + b"\x09" + ALERT)
+seed("dtls", "lost-flights", (LOSE + ELAPSE + b"\x05") * 2 + NEXT * 2 + ELAPSE + b"\x09" + NEXT * 4)
+seed("dtls", "changed", NEXT * 2 + CHANGE + b"\x00\x20\x01\x00\x00\x00" + NEXT)
+seed("dtls", "cut", CUT + b"\x00\x40" + NEXT * 2 + CUT + b"\x01\x00" + NEXT)
+seed("dtls", "alert-in-mid-handshake", NEXT + ALERT + NEXT)
+seed("dtls", "too-late", NEXT + ELAPSE + b"\xff" + NEXT)
+PIECE = b"\x0b\x00\x04\x00\x00\x05\x00\x00\x00\x00\x00\x08" + bytes(8)
+seed("dtls", "pieces", (RECORD + bytes([22, 0, 9, 7, 0, len(PIECE)]) + PIECE) * 30 + NEXT)
+seed("dtls", "noise", BYTES + b"\x20" + bytes(range(20, 52)) + NEXT * 3
+     + RECORD + bytes([23, 1, 9, 0, 0, 40]) + bytes(40) + RECORD + bytes([20, 0, 9, 9, 0, 1, 1]))
