@@ -42,7 +42,8 @@ fn two_tabs_of_one_browser_hear_each_other() {
         let sight = hears_whole(&bob, &ann_id).await;
         let transport = sight.transport.as_ref().expect("there is a transport");
         assert_eq!((transport.dtls.as_str(), transport.ice.as_str()), ("connected", "connected"));
-        assert_eq!(transport.srtp.as_deref(), Some("AEAD_AES_128_GCM"), "{transport:?}");
+        let srtp = transport.srtp.as_deref();
+        assert!(srtp.is_some_and(|it| it.starts_with("SRTP_AEAD_AES_")), "{transport:?}");
         let ann_seen = sight.tile(&ann_id).expect("Ann has a tile");
         assert_eq!((ann_seen.name.as_str(), ann_seen.own), ("Ann", false));
 

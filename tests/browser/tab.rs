@@ -63,6 +63,7 @@ pub struct Tile {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[allow(dead_code, reason = "printed when a test fails")]
 pub struct Inbound {
     pub user: Option<String>,
     pub kind: String,
@@ -80,6 +81,7 @@ pub struct Inbound {
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[allow(dead_code, reason = "printed when a test fails")]
 pub struct Outbound {
     pub kind: String,
     pub ssrc: u32,
@@ -92,6 +94,7 @@ pub struct Outbound {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[allow(dead_code, reason = "printed when a test fails")]
 pub struct Transport {
     pub dtls: String,
     pub ice: String,
