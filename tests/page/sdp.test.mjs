@@ -129,3 +129,20 @@ test("header extensions are kept under the offer's ids, and only those that are 
   assert.deepEqual(audio, ["1", "3"]);
   assert.deepEqual(video, ["14", "2", "13", "3", "5"]);
 });
+
+test("a section that was stopped keeps its place and nothing else", () => {
+  const after = offer
+    .replace("m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n", "m=audio 0 UDP/TLS/RTP/SAVPF 111\r\n")
+    .replace("a=group:BUNDLE 0 1 2", "a=group:BUNDLE 0 1");
+  const settings = { codecs: listCodecs(offer, all), videoCodec: "H264", remotes: new Map() };
+  const text2 = answer(after, parseTemplate(text), settings);
+  assert.match(text2, /a=group:BUNDLE 0 1\r\n/);
+  const [, , last] = sections(text2);
+  assert.deepEqual(last.lines, [
+    "audio 0 UDP/TLS/RTP/SAVPF 111",
+    "c=IN IP4 0.0.0.0",
+    "a=inactive",
+    "a=mid:2",
+    "",
+  ]);
+});

@@ -21,8 +21,6 @@ export class Peer extends EventTarget {
   #templateText = null;
   /** Streams the server sends: key `user kind` → {user, kind, ssrc, transceiver}. */
   #remotes = new Map();
-  /** Transceivers that receive, free or taken. */
-  #receivers = [];
   #negotiation = null;
   #stale = false;
   #settings = Promise.resolve();
@@ -81,7 +79,7 @@ export class Peer extends EventTarget {
     if ((known?.ssrc ?? 0) === ssrc) return;
     if (known) this.#free(key, known);
     if (ssrc) {
-      const transceiver = this.#receiver(kind);
+      const transceiver = this.#connection.addTransceiver(kind, { direction: "recvonly" });
       this.#remotes.set(key, { user, kind, ssrc, transceiver });
     }
     this.#negotiate();
@@ -136,20 +134,13 @@ export class Peer extends EventTarget {
     this.#connection.close();
   }
 
-  #receiver(kind) {
-    const free = this.#receivers.find((it) => it.kind === kind && !it.taken);
-    if (free) {
-      free.taken = true;
-      return free.transceiver;
-    }
-    const transceiver = this.#connection.addTransceiver(kind, { direction: "recvonly" });
-    this.#receivers.push({ kind, taken: true, transceiver });
-    return transceiver;
-  }
-
+  /**
+   * A transceiver is for one stream. Chromium shows no picture of a second one on it: what is
+   * attached to its track from then on gets no frames. Its place in the descriptions is used again.
+   */
   #free(key, { user, kind, transceiver }) {
     this.#remotes.delete(key);
-    this.#receivers.find((it) => it.transceiver === transceiver).taken = false;
+    transceiver.stop();
     this.#tellTrack(user, kind, null);
   }
 

@@ -63,7 +63,10 @@ export function parseTemplate(text) {
   return template;
 }
 
-/** The m-sections of a local description: `{kind, mid, direction, lines}` each. */
+/**
+ * The m-sections of a local description: `{kind, mid, direction, stopped, lines}` each. `stopped` is
+ * one whose place in the list is all that is left of it.
+ */
 export function sections(description) {
   const [, ...parts] = description.split(/^m=/m);
   return parts.map((part) => {
@@ -74,6 +77,7 @@ export function sections(description) {
       kind: lines[0].split(" ")[0],
       mid: attribute("mid")?.slice("a=mid:".length),
       direction: direction?.slice("a=".length) ?? "sendrecv",
+      stopped: lines[0].split(" ")[1] === "0" && !lines.includes("a=bundle-only"),
       lines,
     };
   });
@@ -95,6 +99,7 @@ export function ssrcs(section) {
 export function answer(offer, template, { codecs, videoCodec, remotes }) {
   const offered = sections(offer);
   const parts = offered.map((section) => {
+    if (section.stopped) return stopped(section);
     const remote = remotes.get(section.mid);
     const sends = section.direction === "sendonly" || section.direction === "sendrecv";
     const direction = sends ? "recvonly" : remote ? "sendonly" : "inactive";
@@ -123,10 +128,19 @@ export function answer(offer, template, { codecs, videoCodec, remotes }) {
     "o=- 1420070400000 0 IN IP4 127.0.0.1",
     "s=-",
     "t=0 0",
-    `a=group:BUNDLE ${offered.map((section) => section.mid).join(" ")}`,
+    `a=group:BUNDLE ${offered
+      .filter((section) => !section.stopped)
+      .map((section) => section.mid)
+      .join(" ")}`,
     "a=msid-semantic: WMS *",
   ];
   return [...session, ...parts.flat()].map((line) => `${line}\r\n`).join("");
+}
+
+function stopped({ kind, mid, lines }) {
+  const [, , protocol, payloadType] = lines[0].split(" ");
+  const parts = [`m=${kind} 0 ${protocol} ${payloadType}`, "c=IN IP4 0.0.0.0", "a=inactive"];
+  return mid === undefined ? parts : [...parts, `a=mid:${mid}`];
 }
 
 /** The one codec to send; the most preferred if the server's choice is none that can be. */

@@ -23,6 +23,7 @@ export class Ui {
   #name = "";
   #tiles = new Tiles();
   #grade = null;
+  #self = null;
 
   constructor() {
     const query = new URLSearchParams(location.search);
@@ -153,6 +154,9 @@ export class Ui {
   #showSelf() {
     const call = this.#call;
     if (!call?.user) return;
+    // Who comes back to a server that was started again is somebody else there.
+    if (this.#self !== call.user) this.#tiles.remove(this.#self);
+    this.#self = call.user;
     const mark = call.deafened
       ? "deafened"
       : !call.hasMicrophone
