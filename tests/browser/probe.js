@@ -22,7 +22,7 @@ window.probe = {
         width: tile.querySelector("video").videoWidth,
         height: tile.querySelector("video").videoHeight,
       })),
-      roundTrip: document.getElementById("round-trip").textContent,
+      sending: document.getElementById("up").textContent,
       inbound: [],
       outbound: [],
       transport: null,

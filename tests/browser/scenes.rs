@@ -41,7 +41,7 @@ fn the_page_is_pictured_while_people_talk() {
         picture(&browser, &ann, "alone").await;
         let bob_id = bob.join_and_connect().await;
         ann.until("Bob is shown to speak", |it| {
-            it.tile(&bob_id).is_some_and(|tile| tile.speaking) && it.round_trip.ends_with("ms")
+            it.tile(&bob_id).is_some_and(|tile| tile.speaking) && it.sending.ends_with("kbit/s")
         })
         .await;
         picture(&browser, &ann, "talking").await;

@@ -42,7 +42,7 @@ pub struct Sight {
     pub alert: Option<String>,
     pub user: Option<String>,
     pub tiles: Vec<Tile>,
-    pub round_trip: String,
+    pub sending: String,
     pub inbound: Vec<Inbound>,
     pub outbound: Vec<Outbound>,
     pub transport: Option<Transport>,

@@ -84,7 +84,7 @@ export class Ui {
     call.setWatching(document.visibilityState === "visible");
     call.join();
     $("join").hidden = true;
-    $("call").hidden = false;
+    $("call").hidden = $("level-field").hidden = false;
     $("call-title").textContent = `Channel ${$("channel").value}`;
     $("mute").focus();
   }
@@ -138,7 +138,7 @@ export class Ui {
     this.#call = null;
     this.#tiles.clear();
     this.#setBusy(false);
-    $("call").hidden = $("quality").hidden = true;
+    $("call").hidden = $("quality").hidden = $("level-field").hidden = true;
     $("join").hidden = false;
     this.#grade = null;
     showLevel(0);
