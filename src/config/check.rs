@@ -111,7 +111,7 @@ fn refuse(key: &'static str, origin: Origin, complaint: Complaint) -> ConfigErro
 pub(super) fn config(
     flags: &Flags,
     environment: Environment<'_>,
-    development: Development,
+    made: Development,
 ) -> Result<Config, ConfigError> {
     let reader = Reader(Layers::read(flags, environment)?);
     let state_dir = state_dir(&reader)?;
@@ -141,12 +141,13 @@ pub(super) fn config(
 
     let plaintext = reader.get("gateway.plaintext", Plaintext::Loopback, parse::plaintext)?.value;
     let tls = tls(&reader, plaintext, because.as_deref())?;
+    let certificate_given = tls.is_some();
     let state = StateDir(&state_dir);
     // A key that only this server knows is of use where its operator tries things out. Elsewhere
     // signed tokens are off until a key is given, and nothing is written.
-    let key_development = if because.is_some() { Development::Imagine } else { development };
+    let key_made = if because.is_some() { Development::Imagine } else { made };
     let tls = match (tls, &because) {
-        (None, None) if development == Development::Persist => {
+        (None, None) if made == Development::Persist => {
             let files = state.certificate(SystemTime::now())?;
             notices.push(format!(
                 "development certificate: {} (clients must be told to trust it)",
@@ -158,7 +159,9 @@ pub(super) fn config(
         (given, _) => given,
     };
 
-    let secret = match control_secret(&reader, because.is_some())? {
+    let secret_given = control_secret(&reader, because.is_some())?;
+    let keeps_to_itself = because.is_none() && secret_given.is_none();
+    let secret = match secret_given {
         Some(secret) => secret,
         None => {
             if let Some(because) = because {
@@ -172,12 +175,18 @@ pub(super) fn config(
                 "development control secret: {}",
                 state.path_of(Kept::ControlSecret).display()
             ));
-            Secret::new(development_secret(&state, Kept::ControlSecret, development)?)
+            Secret::new(development_secret(&state, Kept::ControlSecret, made)?)
         }
     };
 
     let spacebar = spacebar(&reader)?;
     let backends = backends(&reader, spacebar.as_ref())?;
+    let public_endpoint = public_endpoint(&reader, listen.value)?;
+    // A proxy that leads the world to a loopback listener needs one of these from its operator.
+    let development = keeps_to_itself
+        && !certificate_given
+        && plaintext != Plaintext::Always
+        && public_endpoint.is_loopback();
     Ok(Config {
         backends,
         spacebar,
@@ -185,7 +194,7 @@ pub(super) fn config(
             listen: listen.value,
             tls,
             plaintext,
-            public_endpoint: public_endpoint(&reader, listen.value)?,
+            public_endpoint,
             connections_per_address: connections_per_address(&reader)?,
         },
         media,
@@ -196,12 +205,13 @@ pub(super) fn config(
             webhook: webhook(&reader)?,
             speaking_events: reader.get("control.speaking_events", false, parse::switch)?.value,
         },
-        token_key: token_key(&reader, &state, key_development)?,
+        token_key: token_key(&reader, &state, key_made)?,
         modes: modes(&reader, &mut notices)?,
         e2ee: reader.get("e2ee", E2ee::Optional, parse::e2ee)?.value,
         resume_window: reader
             .get("resume_window", Duration::from_secs(60), parse::resume_window)?
             .value,
+        development,
         log: Log {
             format: reader.get("log.format", LogFormat::Text, parse::log_format)?.value,
             level: reader.get("log.level", "info".to_owned(), parse::log_level)?.value,

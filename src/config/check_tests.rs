@@ -3,7 +3,7 @@
 use std::{collections::HashMap, io::Write};
 
 use super::*;
-use crate::config::SETTINGS;
+use crate::config::{SETTINGS, names_loopback};
 
 /// Settings from three texts: flags, environment, file content.
 struct Sources<'a> {
@@ -51,6 +51,7 @@ fn without_any_setting_everything_stays_on_loopback() {
     assert_eq!(config.gateway.public_endpoint.as_str(), "localhost:8443");
     assert_eq!(config.gateway.public_endpoint.host(), "localhost");
     assert_eq!(config.gateway.plaintext, Plaintext::Loopback);
+    assert!(config.development);
     let limit = config.gateway.connections_per_address;
     assert_eq!((limit.max.get(), limit.loopback_exempt), (256, true));
     assert_eq!(
@@ -388,4 +389,39 @@ fn backends_follow_from_what_is_given_unless_they_are_named() {
     }
     let error = flags_error(&[("spacebar.database", "postgres://u:hunter2@h:port/d")]);
     assert!(!error.contains("hunter2"), "{error}");
+}
+
+#[test]
+fn a_server_is_for_development_only_while_its_operator_gives_nothing_that_exposure_takes() {
+    let is_development = |given: &[(&'static str, &str)]| flags(given).unwrap().development;
+    for harmless in [
+        ("gateway.listen", "[::1]:8443"),
+        ("gateway.plaintext", "never"),
+        ("gateway.public_endpoint", "127.0.0.1:9000"),
+        ("gateway.public_endpoint", "[::1]:9000"),
+        ("control.listen", "127.0.0.2:8080"),
+        ("shards", "1"),
+    ] {
+        assert!(is_development(&[harmless]), "{harmless:?}");
+    }
+    for exposing in [
+        &[("gateway.tls_cert", "/crt"), ("gateway.tls_key", "/key")][..],
+        &[("gateway.plaintext", "always")],
+        &[("control.secret", "backend")],
+        &[("gateway.public_endpoint", "voice.example.org:443")],
+        &[("gateway.public_endpoint", "localhost.example.org:443")],
+        &[("gateway.public_endpoint", "192.168.1.7:8443")],
+    ] {
+        assert!(!exposing.is_empty() && !is_development(exposing), "{exposing:?}");
+    }
+}
+
+#[test]
+fn a_host_is_loopback_by_its_whole_name_or_its_address() {
+    for host in ["localhost", "LocalHost", "127.0.0.1", "127.9.9.9", "[::1]"] {
+        assert!(names_loopback(host), "{host}");
+    }
+    for host in ["", "localhost.", "xlocalhost", "127.0.0.1.example.org", "127.1", "::1", "[::2]"] {
+        assert!(!names_loopback(host), "{host}");
+    }
 }

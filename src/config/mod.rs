@@ -13,7 +13,7 @@ mod state;
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::{NonZeroU16, NonZeroU32},
     path::PathBuf,
     time::Duration,
@@ -48,6 +48,9 @@ pub struct Config {
     pub e2ee: E2ee,
     /// How long a session whose WebSocket broke waits for a Resume.
     pub resume_window: Duration,
+    /// Whether this is a development server: its operator has given nothing of what leaving
+    /// loopback takes. It has a page to talk on, and lets in whoever opens it on this machine.
+    pub development: bool,
     /// Log lines.
     pub log: Log,
     /// Where this server keeps what it must find again after a restart.
@@ -120,6 +123,23 @@ impl Endpoint {
     /// The part before the port.
     pub fn host(&self) -> &str {
         &self.text[..self.colon]
+    }
+
+    /// Whether it is a name or an address that every machine has for itself alone.
+    pub fn is_loopback(&self) -> bool {
+        names_loopback(self.host())
+    }
+}
+
+/// Whether a host, as it stands before the port in an authority, means this machine to itself.
+pub fn names_loopback(host: &str) -> bool {
+    let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    match unbracketed {
+        Some(host) => host.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback()),
+        None => {
+            host.eq_ignore_ascii_case("localhost")
+                || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+        }
     }
 }
 

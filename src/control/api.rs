@@ -15,7 +15,7 @@ use axum::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::{events, exposition, grants, ledger::Holder, node::Node, rooms};
+use super::{events, exposition, grants, ledger::Holder, node::Node, page, rooms};
 use crate::{
     config::Secret,
     id::{ChannelId, ServerId, UserId},
@@ -49,9 +49,15 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
     if !node.config.control.listen.ip().to_canonical().is_loopback() {
         metrics = metrics.layer(middleware::from_fn_with_state(node.clone(), require_secret));
     }
+    let page = if node.config.development {
+        page::router(node.clone()).with_state(())
+    } else {
+        page::absent()
+    };
     Router::new()
         .nest("/v1", v1)
         .merge(metrics)
+        .merge(page)
         .route("/healthz", get(health))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

@@ -1,7 +1,8 @@
 //! The control plane: one ordinary thread with tokio and axum, beside the shards and off the packet
 //! path. It holds grants and decides admissions (`authority`, sans-IO), answers the backend over
-//! HTTP (`api` and the resources under it), and tells it what happens (`event_log`, `webhook`). It
-//! meets the shards only in `driver::queues`. Started by `driver::server`.
+//! HTTP (`api` and the resources under it), and tells it what happens (`event_log`, `webhook`). A
+//! development server has a `page` to talk on. Control meets the shards only in `driver::queues`.
+//! Started by `driver::server`.
 
 mod api;
 pub mod authority;
@@ -16,13 +17,16 @@ mod exposition;
 mod grants;
 mod http_server;
 pub mod ledger;
+mod local_origin;
 mod node;
+mod page;
 mod rooms;
 mod roster;
 pub mod spacebar;
 mod throttle;
 mod tls_stream;
 pub mod token;
+mod visitors;
 mod webhook;
 
 pub use node::{ControlError, ControlThread, check, run};

@@ -140,6 +140,12 @@ impl Shard {
         let range = srtp.open(bytes, accept.laps())?;
         peer.inbound.commit(ssrc, accept);
         let plain = &bytes[range];
+        // Whatever becomes of it: what is not reported counts as lost with its sender. Chromium
+        // probes the path with padding under an SSRC that it announces with the first picture.
+        if let Some(packet) = Packet::new(plain) {
+            self.note_arrival(now, index, &packet);
+        }
+        let peer = self.sessions[index.index()].peer.as_mut().ok_or(DropReason::NoKey)?;
         let Some(stream) = peer.inbound.stream(ssrc) else {
             return self.keep_early(now, index, ssrc, plain);
         };
@@ -178,9 +184,9 @@ impl Shard {
     ) -> Result<(), DropReason> {
         let packet = Packet::new(plain);
         let role = Role::of(stream_index);
-        // Browsers count their voice as well.
-        let counted = role != Role::Voice || self.sessions[index.index()].peer.is_some();
-        if let Some(packet) = packet.filter(|_| counted) {
+        // Those of browsers are noted as they come, before they are known to be media.
+        let is_new = role != Role::Voice && self.sessions[index.index()].peer.is_none();
+        if let Some(packet) = packet.filter(|_| is_new) {
             self.note_arrival(now, index, &packet);
         }
         let session = &mut self.sessions[index.index()];

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use stentor::rtp::{
-    extension::{elements, id},
-    rtcp::{Report, reports},
-    transport_cc::{FEEDBACK_BYTES_MAX, write_transport_cc},
+use stentor::{
+    id::Ssrc,
+    rtp::{
+        extension::{elements, id},
+        rtcp::{Report, reports},
+        transport_cc::{FEEDBACK_BYTES_MAX, write_transport_cc},
+    },
 };
 
 use crate::{
+    browser::{Choices, VP8},
     client::{Client, Heard, Outgoing, Rtp, rtp},
     rig::Rig,
     rtcp::{OTHER, compounds, feedback, media, nack, report, watched},
@@ -93,6 +97,40 @@ fn probes_and_retransmissions_arrive_as_well() {
     rig.advance(Duration::from_millis(100));
     let seqs: Vec<_> = told(&mut rig, a).iter().map(|(seq, _)| *seq).collect();
     assert_eq!(seqs, [9]);
+}
+
+/// Chromium probes with padding before its camera is on, and takes what is not reported for lost.
+#[test]
+fn a_browsers_probes_arrive_before_it_has_announced_anything_under_their_ssrc() {
+    let mut rig = Rig::new();
+    let mut browser = rig.browser(1, 10, Choices::default());
+    let ssrc = Ssrc(browser.choices.ssrcs[1]);
+    for number in 0..3 {
+        let elements = [0x31, 0, number, 0];
+        let extension = Some((0xBEDE, &elements[..]));
+        let seq = number.into();
+        let probe = Rtp { payload_type: VP8, seq, extension, padding: 200, ..rtp(ssrc) };
+        let sealed = browser.seal(&probe.plain());
+        rig.datagram(browser.address, &sealed);
+        rig.advance(Duration::from_millis(10));
+    }
+    rig.advance(Duration::from_millis(100));
+    let heard = browser.hear(&mut rig);
+    let compounds = heard.iter().filter_map(|heard| match heard {
+        Heard::Rtcp(compound) => Some(compound),
+        Heard::Rtp { .. } => None,
+    });
+    let statuses: Vec<(u16, Option<i64>)> = compounds
+        .flat_map(|compound| reports(compound))
+        .filter_map(|report| match report {
+            Report::TransportCc(feedback) => Some(feedback.statuses().collect::<Vec<_>>()),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let first = statuses[0].1.expect("it has arrived");
+    let since: Vec<_> = statuses.iter().map(|(seq, at)| (*seq, at.map(|at| at - first))).collect();
+    assert_eq!(since, [(0, Some(0)), (1, Some(40)), (2, Some(80))], "each when it came");
 }
 
 #[test]

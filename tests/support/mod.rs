@@ -13,6 +13,7 @@ pub mod media;
 pub mod metrics;
 pub mod postgres;
 pub mod proxy;
+pub mod relay;
 pub mod rtp;
 pub mod server;
 pub mod service;

@@ -4,25 +4,37 @@
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     thread,
 };
 
 /// Listens on a loopback port of its own until the process ends.
 pub struct Proxy {
     address: SocketAddr,
+    upstream: Arc<OnceLock<SocketAddr>>,
     through: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Proxy {
     /// Passes bytes to and from `upstream`.
     pub fn to(upstream: SocketAddr) -> Self {
+        let proxy = Self::open();
+        proxy.lead_to(upstream);
+        proxy
+    }
+
+    /// For servers that must be told of the proxy before they start. Hangs up until it leads
+    /// somewhere.
+    pub fn open() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let through = Arc::new(Mutex::new(Vec::new()));
         let opened = through.clone();
+        let upstream = Arc::new(OnceLock::<SocketAddr>::new());
+        let end = upstream.clone();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
+                let Some(upstream) = end.get() else { continue };
                 let Ok(server) = TcpStream::connect(upstream) else { continue };
                 let _ = (client.set_nodelay(true), server.set_nodelay(true));
                 let clone =
@@ -33,7 +45,12 @@ impl Proxy {
                 thread::spawn(move || pass(from_server, client));
             }
         });
-        Self { address, through }
+        Self { address, upstream, through }
+    }
+
+    /// Where it leads from now on.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        self.upstream.set(upstream).expect("a proxy leads to one place");
     }
 
     /// Where clients connect instead of to the server.

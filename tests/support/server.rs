@@ -92,37 +92,27 @@ impl Server {
             all.retain(|(known, _)| known != name);
             all.push(((*name).to_owned(), (*value).to_owned()));
         }
-        let log = File::create(state.join("test.log")).expect("a log file");
-        let mut command = match files_max {
-            None => Command::new(STENTOR),
-            Some(files) => {
-                let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), STENTOR]);
-                shell
-            }
-        };
-        let mut child = configured(&mut command, &all)
-            .arg("serve")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a file can be cloned"))
-            .stderr(log)
-            .spawn()
-            .expect("the binary under test starts");
-        wait_until_healthy(&mut child, &ports, state);
-        let secret = fs::read_to_string(state.join("control.secret")).expect("control.secret");
-        Self {
+        let child = spawn(&all, state, files_max);
+        let mut server = Self {
             child,
             ports,
             state: state.to_owned(),
             settings: all,
-            secret: secret.trim().to_owned(),
+            secret: String::new(),
             _owned_state: None,
-        }
+        };
+        server.wait_until_healthy();
+        server
     }
 
     /// Where WebSockets connect.
     pub fn gateway(&self) -> SocketAddr {
         self.ports.gateway()
+    }
+
+    /// Where the control API listens, and the page to talk on.
+    pub fn control(&self) -> SocketAddr {
+        self.ports.control()
     }
 
     /// The first shard's UDP port.
@@ -216,6 +206,13 @@ impl Server {
         Metrics::parse(&text)
     }
 
+    /// Starts it once more after [`Server::terminate`], with the same settings and state.
+    pub fn start_again(&mut self) {
+        assert!(!self.is_running(), "it was stopped before");
+        self.child = spawn(&self.settings, &self.state, None);
+        self.wait_until_healthy();
+    }
+
     /// Asks the server to stop, as an operator would, and waits for it.
     pub fn terminate(&mut self) -> ExitStatus {
         self.ask_to_stop();
@@ -259,6 +256,23 @@ impl Server {
         }
     }
 
+    fn wait_until_healthy(&mut self) {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let control = self.ports.control();
+            if let Ok((200, _)) = http::request(control, "GET", "/healthz", None, None) {
+                break;
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the server ended at once, {status}:\n{}", self.log());
+            }
+            assert!(Instant::now() < deadline, "the server is not healthy after {WAIT:?}");
+            thread::sleep(Duration::from_millis(10));
+        }
+        let secret = fs::read_to_string(self.state.join("control.secret"));
+        self.secret = secret.expect("control.secret").trim().to_owned();
+    }
+
     fn ask_to_stop(&self) {
         self.signal("TERM");
     }
@@ -299,22 +313,25 @@ fn configured<'a>(command: &'a mut Command, settings: &[(String, String)]) -> &'
     command.envs(settings.iter().map(|(name, value)| (format!("STENTOR_{name}"), value)))
 }
 
-fn wait_until_healthy(child: &mut Child, ports: &Ports, state: &Path) {
-    let log = || fs::read_to_string(state.join("test.log")).unwrap_or_default();
-    let deadline = Instant::now() + WAIT;
-    loop {
-        if let Ok((200, _)) = http::request(ports.control(), "GET", "/healthz", None, None) {
-            return;
+/// Starts the binary under test; its log goes on where an earlier one's ended.
+fn spawn(settings: &[(String, String)], state: &Path, files_max: Option<usize>) -> Child {
+    let log = File::options().create(true).append(true).open(state.join("test.log"));
+    let log = log.expect("a log file");
+    let mut command = match files_max {
+        None => Command::new(STENTOR),
+        Some(files) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), STENTOR]);
+            shell
         }
-        if let Ok(Some(status)) = child.try_wait() {
-            panic!("the server ended at once, {status}:\n{}", log());
-        }
-        if Instant::now() > deadline {
-            let _ = (child.kill(), child.wait());
-            panic!("the server is not healthy after {WAIT:?}:\n{}", log());
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
+    };
+    configured(&mut command, settings)
+        .arg("serve")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a file can be cloned"))
+        .stderr(log)
+        .spawn()
+        .expect("the binary under test starts")
 }
 
 fn wait_for_exit(child: &mut Child) -> Option<ExitStatus> {

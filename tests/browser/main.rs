@@ -1,0 +1,386 @@
+//! Real Chromium on the page that a development server serves: tabs hear each other, songbird, and
+//! whoever joins later; see each other's cameras; and go on after reloads, cuts and restarts.
+//! Claims are about sound heard and pictures decoded, never about time; every wait is bounded.
+
+mod chromium;
+mod scenes;
+#[path = "../support/mod.rs"]
+mod support;
+mod tab;
+#[path = "../support/voice.rs"]
+mod voice;
+
+use std::net::Ipv4Addr;
+
+use chromium::{Chromium, Setup};
+use support::{proxy::Proxy, relay::Relay, server::Server, tone::VOICES, trust::trusting};
+use tab::{ENOUGH, Sight, Tab};
+use voice::{Voice, on_one_thread};
+
+const CHANNEL: u64 = 127_121_515_262_115_840;
+
+/// Tabs of the test with many.
+const MANY: usize = 10;
+
+const fn setup(tone: f64) -> Setup {
+    Setup { tone, permitted: true }
+}
+
+#[test]
+fn two_tabs_of_one_browser_hear_each_other() {
+    on_one_thread(async {
+        let Some(browser) = Chromium::start(setup(VOICES[0])).await else { return };
+        let server = Server::start();
+        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
+        ann.open(&server, "Ann", CHANNEL).await;
+        bob.open(&server, "Bob", CHANNEL).await;
+        let ann_id = ann.join_and_connect().await;
+        let bob_id = bob.join_and_connect().await;
+        ann.until_hears(&bob_id, VOICES[0]).await;
+        bob.until_hears(&ann_id, VOICES[0]).await;
+        hears_whole(&ann, &bob_id).await;
+        let sight = hears_whole(&bob, &ann_id).await;
+        let transport = sight.transport.as_ref().expect("there is a transport");
+        assert_eq!((transport.dtls.as_str(), transport.ice.as_str()), ("connected", "connected"));
+        let srtp = transport.srtp.as_deref();
+        assert!(srtp.is_some_and(|it| it.starts_with("SRTP_AEAD_AES_")), "{transport:?}");
+        let ann_seen = sight.tile(&ann_id).expect("Ann has a tile");
+        assert_eq!((ann_seen.name.as_str(), ann_seen.own), ("Ann", false));
+
+        // Who speaks is shown, and who is mute does not.
+        bob.until("Ann is shown to speak", |it| speaks(it, &ann_id)).await;
+        ann.click("#mute").await;
+        bob.until("Ann is shown to be silent", |it| !speaks(it, &ann_id)).await;
+        ann.click("#mute").await;
+        bob.until("Ann is shown to speak again", |it| speaks(it, &ann_id)).await;
+        bob.until_hears(&ann_id, VOICES[0]).await;
+
+        ann.click("#leave").await;
+        bob.until("Ann's tile is gone", |it| it.tile(&ann_id).is_none()).await;
+        assert_nothing_lost(&server);
+        browser.close().await;
+    });
+}
+
+#[test]
+fn two_browsers_hear_each_others_tone_and_no_other() {
+    on_one_thread(async {
+        let Some(one) = Chromium::start(setup(VOICES[0])).await else { return };
+        let Some(two) = Chromium::start(setup(VOICES[3])).await else { return };
+        let server = Server::start();
+        let (ann, bob) = (Tab::first(&one).await, Tab::first(&two).await);
+        ann.open(&server, "Ann", CHANNEL).await;
+        bob.open(&server, "Bob", CHANNEL).await;
+        let ann_id = ann.join_and_connect().await;
+        let bob_id = bob.join_and_connect().await;
+        ann.until_hears(&bob_id, VOICES[3]).await;
+        bob.until_hears(&ann_id, VOICES[0]).await;
+        hears_whole(&ann, &bob_id).await;
+        hears_whole(&bob, &ann_id).await;
+        assert_nothing_lost(&server);
+        one.close().await;
+        two.close().await;
+    });
+}
+
+#[test]
+fn a_tab_and_songbird_hear_each_others_tone() {
+    trusting("a_tab_and_songbird_hear_each_others_tone", |state| {
+        let server = Server::within(state, &[]);
+        on_one_thread(async {
+            let Some(browser) = Chromium::start(setup(VOICES[0])).await else { return };
+            let tab = Tab::first(&browser).await;
+            tab.open(&server, "Ann", CHANNEL).await;
+            let ann = tab.join_and_connect().await.parse().expect("a user id");
+            let mut bird = Voice::join(&server, CHANNEL, 10, VOICES[2]).await;
+            bird.speak();
+            tab.until_hears("10", VOICES[2]).await;
+            hears_whole(&tab, "10").await;
+            voice::until("songbird hears the tab", || bird.heard().ticks(ann) >= voice::ENOUGH)
+                .await;
+            bird.assert_hears_tone(ann, VOICES[0]);
+            assert_nothing_lost(&server);
+            browser.close().await;
+        });
+    });
+}
+
+#[test]
+fn a_camera_is_seen_as_large_as_it_is_sent() {
+    on_one_thread(async {
+        let Some(browser) = Chromium::start(setup(VOICES[0])).await else { return };
+        let server = Server::start();
+        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
+        ann.open(&server, "Ann", CHANNEL).await;
+        bob.open(&server, "Bob", CHANNEL).await;
+        let ann_id = ann.join_and_connect().await;
+        let bob_id = bob.join_and_connect().await;
+        ann.click("#camera").await;
+        sees(&bob, &ann, &ann_id).await;
+        bob.click("#camera").await;
+        sees(&ann, &bob, &bob_id).await;
+
+        // A newcomer sees both, though no picture of theirs begins when it comes.
+        let eve = Tab::another(&browser).await;
+        eve.open(&server, "Eve", CHANNEL).await;
+        eve.join_and_connect().await;
+        sees(&eve, &ann, &ann_id).await;
+        sees(&eve, &bob, &bob_id).await;
+
+        ann.click("#camera").await;
+        bob.until("Ann's camera is off", |it| !it.tile(&ann_id).is_some_and(|it| it.picture)).await;
+        ann.click("#camera").await;
+        sees(&bob, &ann, &ann_id).await;
+        browser.close().await;
+    });
+}
+
+#[test]
+fn who_joins_later_hears_those_who_speak_already() {
+    on_one_thread(async {
+        let Some(one) = Chromium::start(setup(VOICES[0])).await else { return };
+        let Some(two) = Chromium::start(setup(VOICES[1])).await else { return };
+        let Some(three) = Chromium::start(setup(VOICES[2])).await else { return };
+        let server = Server::start();
+        let (ann, bob, eve) =
+            (Tab::first(&one).await, Tab::first(&two).await, Tab::first(&three).await);
+        for (tab, name) in [(&ann, "Ann"), (&bob, "Bob"), (&eve, "Eve")] {
+            tab.open(&server, name, CHANNEL).await;
+        }
+        let ann_id = ann.join_and_connect().await;
+        let bob_id = bob.join_and_connect().await;
+        ann.until_hears(&bob_id, VOICES[1]).await;
+        bob.until_hears(&ann_id, VOICES[0]).await;
+        let eve_id = eve.join_and_connect().await;
+        eve.until_hears(&ann_id, VOICES[0]).await;
+        eve.until_hears(&bob_id, VOICES[1]).await;
+        ann.until_hears(&eve_id, VOICES[2]).await;
+        bob.until_hears(&eve_id, VOICES[2]).await;
+        for (tab, users) in
+            [(&ann, [&bob_id, &eve_id]), (&bob, [&ann_id, &eve_id]), (&eve, [&ann_id, &bob_id])]
+        {
+            for user in users {
+                hears_whole(tab, user).await;
+            }
+        }
+        assert_nothing_lost(&server);
+        for browser in [one, two, three] {
+            browser.close().await;
+        }
+    });
+}
+
+#[test]
+fn a_tab_that_is_loaded_again_leaves_and_comes_back() {
+    on_one_thread(async {
+        let Some(browser) = Chromium::start(setup(VOICES[1])).await else { return };
+        let server = Server::start();
+        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
+        ann.open(&server, "Ann", CHANNEL).await;
+        bob.open(&server, "Bob", CHANNEL).await;
+        let ann_before = ann.join_and_connect().await;
+        let bob_id = bob.join_and_connect().await;
+        bob.until_hears(&ann_before, VOICES[1]).await;
+        ann.reload().await;
+        // At once, not when the resume window is over.
+        bob.until("Ann's tile is gone", |it| it.tile(&ann_before).is_none()).await;
+        let ann_after = ann.join_and_connect().await;
+        assert_ne!(ann_after, ann_before);
+        ann.until_hears(&bob_id, VOICES[1]).await;
+        bob.until_hears(&ann_after, VOICES[1]).await;
+        browser.close().await;
+    });
+}
+
+#[test]
+fn a_cut_websocket_resumes_while_sound_goes_on() {
+    on_one_thread(async {
+        let Some(browser) = Chromium::start(setup(VOICES[1])).await else { return };
+        let proxy = Proxy::open();
+        let endpoint = proxy.address().to_string();
+        let server = Server::with(&[("GATEWAY_PUBLIC_ENDPOINT", &endpoint)]);
+        proxy.lead_to(server.gateway());
+        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
+        ann.open(&server, "Ann", CHANNEL).await;
+        bob.open(&server, "Bob", CHANNEL).await;
+        let ann_id = ann.join_and_connect().await;
+        let bob_id = bob.join_and_connect().await;
+        ann.until_hears(&bob_id, VOICES[1]).await;
+        bob.until_hears(&ann_id, VOICES[1]).await;
+        let mark = packets(&ann.look().await, &bob_id);
+        assert_eq!(proxy.connections(), 2, "one each");
+
+        proxy.cut();
+        support::wait_until("both come back", || proxy.connections() == 4);
+        for tab in [&ann, &bob] {
+            tab.until("resumed", Sight::is_connected).await;
+        }
+        let later = |it: &Sight| packets(it, &bob_id) > mark + ENOUGH;
+        let sight = ann.until("sound after the cut", later).await;
+        assert_eq!(sight.user.as_deref(), Some(ann_id.as_str()), "it is the same session");
+        hears_whole(&ann, &bob_id).await;
+        hears_whole(&bob, &ann_id).await;
+
+        // The resumed connection brings news.
+        bob.click("#camera").await;
+        sees(&ann, &bob, &bob_id).await;
+        assert_eq!(proxy.connections(), 4, "and it holds");
+        browser.close().await;
+    });
+}
+
+#[test]
+fn a_network_that_changes_does_not_end_the_call() {
+    on_one_thread(async {
+        let Some(browser) = Chromium::start(setup(VOICES[2])).await else { return };
+        let relay = Relay::open();
+        let port = relay.port().to_string();
+        let server = Server::with(&[("MEDIA_PUBLIC_BASE_PORT", &port)]);
+        relay.lead_to((Ipv4Addr::LOCALHOST, server.media_port()).into());
+        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
+        ann.open(&server, "Ann", CHANNEL).await;
+        bob.open(&server, "Bob", CHANNEL).await;
+        let ann_id = ann.join_and_connect().await;
+        let bob_id = bob.join_and_connect().await;
+        ann.until_hears(&bob_id, VOICES[2]).await;
+        bob.until_hears(&ann_id, VOICES[2]).await;
+        let (ann_mark, bob_mark) =
+            (packets(&ann.look().await, &bob_id), packets(&bob.look().await, &ann_id));
+
+        // Both are somewhere else now; what was under way is lost, and no more.
+        relay.move_clients();
+        ann.until("sound after the move", |it| packets(it, &bob_id) > ann_mark + 3 * ENOUGH).await;
+        bob.until("sound after the move", |it| packets(it, &ann_id) > bob_mark + 3 * ENOUGH).await;
+        for (tab, own) in [(&ann, &ann_id), (&bob, &bob_id)] {
+            let sight = tab.until("connected", Sight::is_connected).await;
+            assert_eq!(sight.user.as_ref(), Some(own), "it is the same session");
+        }
+        browser.close().await;
+    });
+}
+
+#[test]
+fn tabs_come_back_to_a_server_that_was_started_again() {
+    on_one_thread(async {
+        let Some(browser) = Chromium::start(setup(VOICES[1])).await else { return };
+        let mut server = Server::start();
+        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
+        ann.open(&server, "Ann", CHANNEL).await;
+        bob.open(&server, "Bob", CHANNEL).await;
+        ann.join_and_connect().await;
+        bob.join_and_connect().await;
+        assert!(server.terminate().success());
+        ann.until("the page says so", |it| it.alert.is_some() && it.state == "reconnecting").await;
+        server.start_again();
+        let ann_id = ann.until("Ann is back", Sight::is_connected).await.user.expect("a user");
+        let bob_id = bob.until("Bob is back", Sight::is_connected).await.user.expect("a user");
+        ann.until_hears(&bob_id, VOICES[1]).await;
+        bob.until_hears(&ann_id, VOICES[1]).await;
+        let sight = ann.look().await;
+        assert_eq!((sight.tiles.len(), sight.alert), (2, None), "nobody is there twice");
+        browser.close().await;
+    });
+}
+
+#[test]
+fn ten_tabs_in_one_channel_all_hear_each_other() {
+    on_one_thread(async {
+        let Some(browser) = Chromium::start(setup(VOICES[4])).await else { return };
+        let server = Server::start();
+        let mut tabs = vec![Tab::first(&browser).await];
+        while tabs.len() < MANY {
+            tabs.push(Tab::another(&browser).await);
+        }
+        let mut users = Vec::new();
+        for (number, tab) in tabs.iter().enumerate() {
+            tab.open(&server, &format!("Tab {number}"), CHANNEL).await;
+            users.push(tab.join_and_connect().await);
+        }
+        for (tab, own) in tabs.iter().zip(&users) {
+            for user in users.iter().filter(|user| *user != own) {
+                tab.until_hears(user, VOICES[4]).await;
+            }
+            let sight = tab.look().await;
+            assert_eq!(sight.tiles.len(), MANY);
+            assert_eq!(sight.inbound.len(), MANY - 1, "{:#?}", sight.inbound);
+        }
+        assert_nothing_lost(&server);
+        browser.close().await;
+    });
+}
+
+#[test]
+fn a_refused_microphone_is_said_in_words_and_one_can_still_listen() {
+    on_one_thread(async {
+        let refused = Setup { tone: VOICES[0], permitted: false };
+        let Some(deaf_ears) = Chromium::start(refused).await else { return };
+        let Some(browser) = Chromium::start(setup(VOICES[2])).await else { return };
+        let server = Server::start();
+        let (ann, bob) = (Tab::first(&deaf_ears).await, Tab::first(&browser).await);
+        ann.open(&server, "Ann", CHANNEL).await;
+        bob.open(&server, "Bob", CHANNEL).await;
+        ann.join().await;
+        let sight = ann.until("words", |it| it.alert.is_some()).await;
+        let words = sight.alert.expect("there is one");
+        assert!(words.contains("refused the microphone") && words.contains("Allow it"), "{words}");
+        assert_eq!(sight.state, "idle");
+
+        ann.click("#alert-act").await;
+        let ann_id = ann.until("connected", Sight::is_connected).await.user.expect("a user");
+        let bob_id = bob.join_and_connect().await;
+        ann.until_hears(&bob_id, VOICES[2]).await;
+        let sight = ann.look().await;
+        assert_eq!(sight.tile(&ann_id).expect("Ann has a tile").mark, "listens");
+
+        // The camera is refused as clearly, and the call goes on.
+        ann.click("#camera").await;
+        let sight = ann.until("words", |it| it.alert.is_some()).await;
+        assert!(sight.alert.expect("there is one").contains("refused the camera"));
+        assert_eq!(sight.state, "connected");
+        deaf_ears.close().await;
+        browser.close().await;
+    });
+}
+
+fn speaks(sight: &Sight, user: &str) -> bool {
+    sight.tile(user).is_some_and(|tile| tile.speaking)
+}
+
+fn packets(sight: &Sight, user: &str) -> u64 {
+    sight.inbound(user, "audio").map_or(0, |it| it.packets)
+}
+
+/// Waits for a second of the user's sound, of which nothing is lost.
+async fn hears_whole(tab: &Tab<'_>, user: &str) -> Sight {
+    let sight = tab.until("a second of sound", |it| packets(it, user) >= ENOUGH).await;
+    let heard = sight.inbound(user, "audio").expect("it is heard");
+    assert_eq!(heard.lost, 0, "{heard:?}");
+    assert!(heard.level.is_some_and(|level| level > 0.05), "{heard:?}");
+    sight
+}
+
+/// Waits until one tab shows moving pictures of another one's camera, as large as they are sent.
+async fn sees(viewer: &Tab<'_>, shower: &Tab<'_>, user: &str) {
+    let of = |sight: &Sight| sight.inbound(user, "video").and_then(|it| it.frames).unwrap_or(0);
+    let before = of(&viewer.look().await);
+    viewer.until("moving pictures", |it| of(it) >= before + 30).await;
+    // Congestion control changes the size while it learns what the network carries.
+    let deadline = std::time::Instant::now() + support::WAIT;
+    loop {
+        let (seen, sent) = (viewer.look().await, shower.look().await);
+        let seen = seen.tile(user).map(|tile| (tile.width, tile.height));
+        let sent = sent.outbound("video").and_then(|it| it.width.zip(it.height));
+        if sent.is_some_and(|(width, _)| width >= 320) && seen == sent {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "seen {seen:?}, sent {sent:?}");
+    }
+}
+
+/// The server dropped nothing that it should have forwarded.
+fn assert_nothing_lost(server: &Server) {
+    let metrics = server.metrics();
+    for reason in ["bad_tag", "replayed", "too_old", "foreign_ssrc", "egress_full", "socket_full"] {
+        assert_eq!(metrics.drops(reason), 0.0, "{reason}");
+    }
+}
