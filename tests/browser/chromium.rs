@@ -28,8 +28,19 @@ const TONE_SECONDS: u32 = 10;
 pub struct Setup {
     /// What its microphone hears, Hz.
     pub tone: f64,
-    /// Whether its user lets pages use microphone and camera.
-    pub permitted: bool,
+    /// What becomes of a page that asks for them.
+    pub devices: Devices,
+}
+
+/// Microphone and camera.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Devices {
+    /// The user lets pages use them.
+    Permitted,
+    /// The user does not.
+    Refused,
+    /// The machine has none.
+    Missing,
 }
 
 /// A running Chromium.
@@ -102,15 +113,17 @@ fn capabilities(setup: Setup, profile: &Path, tone: &Path) -> Value {
         "--disable-background-timer-throttling".to_owned(),
         "--disable-renderer-backgrounding".to_owned(),
         "--disable-backgrounding-occluded-windows".to_owned(),
-        "--use-fake-device-for-media-stream".to_owned(),
         format!("--use-file-for-fake-audio-capture={}", tone.display()),
         format!("--user-data-dir={}", profile.join("profile").display()),
     ];
-    // 1 is for allowed, 2 for blocked.
-    let rule = if setup.permitted { 1 } else { 2 };
-    if setup.permitted {
+    if setup.devices == Devices::Permitted {
         arguments.push("--use-fake-ui-for-media-stream".to_owned());
     }
+    if setup.devices != Devices::Missing {
+        arguments.push("--use-fake-device-for-media-stream".to_owned());
+    }
+    // 1 is for allowed, 2 for blocked.
+    let rule = if setup.devices == Devices::Refused { 2 } else { 1 };
     json!({
         "goog:loggingPrefs": {"browser": "ALL"},
         "goog:chromeOptions": {

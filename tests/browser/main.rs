@@ -12,7 +12,7 @@ mod voice;
 
 use std::net::Ipv4Addr;
 
-use chromium::{Chromium, Setup};
+use chromium::{Chromium, Devices, Setup};
 use support::{proxy::Proxy, relay::Relay, server::Server, tone::VOICES, trust::trusting};
 use tab::{ENOUGH, Sight, Tab};
 use voice::{Voice, on_one_thread};
@@ -23,7 +23,7 @@ const CHANNEL: u64 = 127_121_515_262_115_840;
 const MANY: usize = 10;
 
 const fn setup(tone: f64) -> Setup {
-    Setup { tone, permitted: true }
+    Setup { tone, devices: Devices::Permitted }
 }
 
 #[test]
@@ -130,6 +130,11 @@ fn a_camera_is_seen_as_large_as_it_is_sent() {
         ann.click("#camera").await;
         bob.until("Ann's camera is off", |it| !it.tile(&ann_id).is_some_and(|it| it.picture)).await;
         ann.click("#camera").await;
+        sees(&bob, &ann, &ann_id).await;
+
+        // Nobody looks while the browser shows Ann's own tab, so that nothing need be sent.
+        let is_sent = |it: &Sight| it.outbound("video").is_some_and(|it| it.active);
+        ann.until("the camera rests", |it| !is_sent(it)).await;
         sees(&bob, &ann, &ann_id).await;
         browser.close().await;
     });
@@ -297,9 +302,9 @@ fn ten_tabs_in_one_channel_all_hear_each_other() {
             users.push(tab.join_and_connect().await);
         }
         for (tab, own) in tabs.iter().zip(&users) {
-            for user in users.iter().filter(|user| *user != own) {
-                tab.until_hears(user, VOICES[4]).await;
-            }
+            let others: Vec<&str> =
+                users.iter().filter(|user| *user != own).map(String::as_str).collect();
+            tab.until_hears_each(&others, VOICES[4]).await;
             let sight = tab.look().await;
             assert_eq!(sight.tiles.len(), MANY);
             assert_eq!(sight.inbound.len(), MANY - 1, "{:#?}", sight.inbound);
@@ -312,7 +317,7 @@ fn ten_tabs_in_one_channel_all_hear_each_other() {
 #[test]
 fn a_refused_microphone_is_said_in_words_and_one_can_still_listen() {
     on_one_thread(async {
-        let refused = Setup { tone: VOICES[0], permitted: false };
+        let refused = Setup { tone: VOICES[0], devices: Devices::Refused };
         let Some(deaf_ears) = Chromium::start(refused).await else { return };
         let Some(browser) = Chromium::start(setup(VOICES[2])).await else { return };
         let server = Server::start();
@@ -339,6 +344,51 @@ fn a_refused_microphone_is_said_in_words_and_one_can_still_listen() {
         assert_eq!(sight.state, "connected");
         deaf_ears.close().await;
         browser.close().await;
+    });
+}
+
+#[test]
+fn a_missing_microphone_is_said_in_words() {
+    on_one_thread(async {
+        let missing = Setup { tone: VOICES[0], devices: Devices::Missing };
+        let Some(browser) = Chromium::start(missing).await else { return };
+        let server = Server::start();
+        let ann = Tab::first(&browser).await;
+        ann.open(&server, "Ann", CHANNEL).await;
+        ann.join().await;
+        let sight = ann.until("words", |it| it.alert.is_some()).await;
+        let words = sight.alert.expect("there is one");
+        assert!(words.contains("There is no microphone on this machine"), "{words}");
+        assert_eq!(sight.state, "idle");
+        browser.close().await;
+    });
+}
+
+/// As behind a firewall that lets no UDP through, and then does.
+#[test]
+fn media_that_does_not_come_through_is_said_and_tried_again() {
+    on_one_thread(async {
+        let Some(one) = Chromium::start(setup(VOICES[0])).await else { return };
+        let Some(two) = Chromium::start(setup(VOICES[1])).await else { return };
+        let relay = Relay::open();
+        let port = relay.port().to_string();
+        let server = Server::with(&[("MEDIA_PUBLIC_BASE_PORT", &port)]);
+        let (ann, bob) = (Tab::first(&one).await, Tab::first(&two).await);
+        ann.open(&server, "Ann", CHANNEL).await;
+        ann.join().await;
+        let sight = ann.until("words", |it| it.alert.is_some()).await;
+        let words = sight.alert.expect("there is one");
+        assert!(words.contains("Media does not come through"), "{words}");
+        relay.lead_to((Ipv4Addr::LOCALHOST, server.media_port()).into());
+        let sight = ann.until("connected", Sight::is_connected).await;
+        assert_eq!(sight.alert, None, "what was said is no longer so");
+        let ann_id = sight.user.expect("a user");
+        bob.open(&server, "Bob", CHANNEL).await;
+        let bob_id = bob.join_and_connect().await;
+        ann.until_hears(&bob_id, VOICES[1]).await;
+        bob.until_hears(&ann_id, VOICES[0]).await;
+        one.close().await;
+        two.close().await;
     });
 }
 

@@ -63,6 +63,7 @@ window.probe = {
         result.outbound.push({
           kind: it.kind,
           ssrc: it.ssrc,
+          active: it.active,
           packets: it.packetsSent,
           frames: it.framesEncoded ?? null,
           width: it.frameWidth ?? null,

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::{
     CHANNEL,
-    chromium::{Chromium, Setup},
+    chromium::{Chromium, Devices, Setup},
     setup,
     support::{server::Server, tone::VOICES},
     tab::{Sight, Tab},
@@ -15,7 +15,7 @@ use crate::{
 #[test]
 fn the_page_is_pictured_empty_and_with_an_error() {
     on_one_thread(async {
-        let refused = Setup { tone: VOICES[0], permitted: false };
+        let refused = Setup { tone: VOICES[0], devices: Devices::Refused };
         let Some(browser) = Chromium::start(refused).await else { return };
         let server = Server::start();
         let tab = Tab::first(&browser).await;

@@ -85,6 +85,7 @@ pub struct Inbound {
 pub struct Outbound {
     pub kind: String,
     pub ssrc: u32,
+    pub active: bool,
     pub packets: u64,
     pub frames: Option<u64>,
     pub width: Option<u64>,
@@ -134,7 +135,7 @@ impl<'a> Tab<'a> {
     /// One more, empty.
     pub async fn another(browser: &'a Chromium) -> Self {
         let window = browser.client().new_window(true).await.expect("a tab opens");
-        Self { browser, window: window.handle.try_into().expect("a handle") }
+        Self { browser, window: window.handle }
     }
 
     /// Opens the page with a name and a channel filled in.
@@ -202,27 +203,36 @@ impl<'a> Tab<'a> {
 
     /// Listens until this user's sound is this tone and nothing else.
     pub async fn until_hears(&self, user: &str, tone: f64) {
+        self.until_hears_each(&[user], tone).await;
+    }
+
+    /// Listens until each of these users' sound is this tone and nothing else.
+    pub async fn until_hears_each(&self, users: &[&str], tone: f64) {
         let deadline = Instant::now() + WAIT;
         loop {
-            let heard = self.tone(user).await;
-            if let Some((frequency, share)) = heard
-                && (frequency - tone).abs() < TOLERANCE
-                && share > 0.9
-            {
+            let heard = self.tones(users).await;
+            let is_it = |heard: &Option<(f64, f64)>| {
+                heard.is_some_and(|(frequency, share)| {
+                    (frequency - tone).abs() < TOLERANCE && share > 0.9
+                })
+            };
+            if heard.len() == users.len() && heard.iter().all(is_it) {
                 return;
             }
             if Instant::now() > deadline {
                 let (sight, console) = (self.look().await, self.browser.console().await);
-                panic!("{user}: {tone} Hz is not heard, but {heard:?}\n{sight:#?}\n{console:#?}");
+                panic!("{users:?}: not {tone} Hz, but {heard:?}\n{sight:#?}\n{console:#?}");
             }
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    /// What is heard of a user: the strongest frequency, and its share.
-    pub async fn tone(&self, user: &str) -> Option<(f64, f64)> {
-        let heard = self.ask("probe.tone(arguments[0])", json!([user])).await;
-        Some((heard["frequency"].as_f64()?, heard["share"].as_f64()?))
+    /// What is heard of each user: the strongest frequency, and its share.
+    async fn tones(&self, users: &[&str]) -> Vec<Option<(f64, f64)>> {
+        let expression = "arguments[0].map((user) => probe.tone(user))";
+        let heard = self.ask(expression, json!([users])).await;
+        let heard = heard.as_array().expect("one for each").iter();
+        heard.map(|it| Some((it["frequency"].as_f64()?, it["share"].as_f64()?))).collect()
     }
 
     /// A picture of the tab as a file under `target/`, for people to look at.

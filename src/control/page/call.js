@@ -18,10 +18,10 @@ const LEVELS_MS = 100;
 const QUALITY_MS = 1000;
 
 /** Media connections tried in a row before the call is given up. */
-const PEERS_MAX = 4;
+const PEERS_MAX = 3;
 
 /** Time in which media must flow; a firewall says nothing. */
-const MEDIA_MS = 15000;
+const MEDIA_MS = 10000;
 
 const SPEAKING = 1;
 
