@@ -398,7 +398,6 @@ fn a_server_is_for_development_only_while_its_operator_gives_nothing_that_exposu
         ("gateway.listen", "[::1]:8443"),
         ("gateway.plaintext", "never"),
         ("gateway.public_endpoint", "127.0.0.1:9000"),
-        ("gateway.public_endpoint", "[::1]:9000"),
         ("control.listen", "127.0.0.2:8080"),
         ("shards", "1"),
     ] {

@@ -154,6 +154,8 @@ impl Driver {
         let started = Command::new("chromedriver")
             .arg("--port=0")
             .arg(format!("--log-path={}", log.display()))
+            // A browser that is killed leaves temporary files behind.
+            .env("TMPDIR", profile.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

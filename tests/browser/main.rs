@@ -13,6 +13,7 @@ mod voice;
 use std::net::Ipv4Addr;
 
 use chromium::{Chromium, Devices, Setup};
+use fantoccini::key::Key;
 use support::{proxy::Proxy, relay::Relay, server::Server, tone::VOICES, trust::trusting};
 use tab::{ENOUGH, Sight, Tab};
 use voice::{Voice, on_one_thread};
@@ -343,6 +344,43 @@ fn a_refused_microphone_is_said_in_words_and_one_can_still_listen() {
         assert!(sight.alert.expect("there is one").contains("refused the camera"));
         assert_eq!(sight.state, "connected");
         deaf_ears.close().await;
+        browser.close().await;
+    });
+}
+
+#[test]
+fn the_page_can_be_used_without_a_mouse_and_says_who_comes_and_goes() {
+    on_one_thread(async {
+        let Some(browser) = Chromium::start(setup(VOICES[0])).await else { return };
+        let server = Server::start();
+        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
+        ann.open(&server, "", CHANNEL).await;
+        ann.press(&Key::Tab).await;
+        assert_eq!(ann.look().await.focus, "name");
+        ann.press("Ann").await;
+        ann.press(&Key::Enter).await;
+        let ann_id = ann.until("connected", Sight::is_connected).await.user.expect("a user");
+        assert_eq!(ann.look().await.focus, "mute");
+        ann.press(" ").await;
+        let mark = |it: &Sight| it.tile(&ann_id).map(|tile| tile.mark.clone()).unwrap_or_default();
+        ann.until("muted", |it| mark(it) == "muted").await;
+        ann.press(&Key::Tab).await;
+        ann.press(" ").await;
+        ann.until("deafened", |it| mark(it) == "deafened").await;
+        ann.press(&Key::Tab).await;
+        ann.press(&Key::Enter).await;
+        ann.until("camera", |it| it.tile(&ann_id).is_some_and(|tile| tile.picture)).await;
+
+        bob.open(&server, "Bob", CHANNEL).await;
+        bob.join_and_connect().await;
+        ann.until("Bob's coming is said", |it| it.news == "Bob has joined").await;
+        bob.click("#leave").await;
+        ann.until("Bob's going is said", |it| it.news == "Bob has left").await;
+
+        ann.press(&Key::Tab).await;
+        ann.press(&Key::Enter).await;
+        let sight = ann.until("left", |it| it.state == "idle").await;
+        assert_eq!((sight.focus.as_str(), sight.news.as_str()), ("join-button", "You have left."));
         browser.close().await;
     });
 }

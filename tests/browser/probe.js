@@ -11,6 +11,8 @@ window.probe = {
       alert: document.getElementById("alert").hidden
         ? null
         : document.getElementById("alert-words").textContent,
+      news: document.getElementById("news").textContent,
+      focus: document.activeElement?.id ?? "",
       user: call?.user ?? null,
       tiles: [...document.querySelectorAll(".tile")].map((tile) => ({
         user: tile.dataset.user,

@@ -40,6 +40,8 @@ pub struct Tab<'a> {
 pub struct Sight {
     pub state: String,
     pub alert: Option<String>,
+    pub news: String,
+    pub focus: String,
     pub user: Option<String>,
     pub tiles: Vec<Tile>,
     pub sending: String,
@@ -177,6 +179,13 @@ impl<'a> Tab<'a> {
         let element = self.browser.client().find(Locator::Css(selector)).await;
         let element = element.unwrap_or_else(|error| panic!("{selector}: {error}"));
         element.click().await.unwrap_or_else(|error| panic!("{selector}: {error}"));
+    }
+
+    /// Presses a key, or types, where the focus is.
+    pub async fn press(&self, keys: &str) {
+        self.show().await;
+        let focused = self.browser.client().active_element().await.expect("something has it");
+        focused.send_keys(keys).await.unwrap_or_else(|error| panic!("{keys:?}: {error}"));
     }
 
     /// What the page knows now.

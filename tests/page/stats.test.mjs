@@ -43,7 +43,8 @@ test("the first report knows no rates", () => {
 
 test("the worst of the figures decides the grade", () => {
   const before = report(10, { received: 500, lost: 0 });
-  const graded = (change) => quality(before, report(11, { received: 550, lost: 0, ...change })).grade;
+  const figures = { received: 550, lost: 0 };
+  const graded = (change) => quality(before, report(11, { ...figures, ...change })).grade;
   assert.equal(graded({}), "good");
   assert.equal(graded({ roundTrip: 0.2 }), "fair");
   assert.equal(graded({ lost: 1 }), "fair");

@@ -1,8 +1,10 @@
-// One visit to a channel, from the grant to the goodbye: joins the gateway's conversation, the media
-// connection and the roster, and puts each on its feet again when it falls. Knows no elements.
+// One visit to a channel, from the grant to the goodbye: joins the gateway's conversation, the
+// media connection and the roster, and puts each on its feet again when it falls. Knows no
+// elements.
 //
-// Events: "state" {state, words, retryMs, asked}, `asked` at an end that was wished for; "self" when mute, deafen, camera or microphone changed;
-// "notice" {words} for what does not end anything; "quality" {quality}; "video" {user, track}.
+// Events: "state" {state, words, retryMs, asked}, `asked` at an end that was wished for; "self"
+// when mute, deafen, camera or microphone changed; "notice" {words} for what does not end anything;
+// "arrived" {member} of who has come since; "quality" {quality}; "video" {user, track}.
 
 import { Backoff } from "./backoff.js";
 import { Gateway, op } from "./gateway.js";
@@ -53,7 +55,7 @@ export class Call extends EventTarget {
     super();
     this.#visit = visit;
     this.level.addEventListener("speaking", () => this.#sendSpeaking());
-    this.roster.addEventListener("joined", () => this.#learnNames());
+    this.roster.addEventListener("joined", ({ detail }) => this.#welcome(detail.member));
     this.roster.addEventListener("left", ({ detail }) => this.#forget(detail.member.user));
   }
 
@@ -351,6 +353,12 @@ export class Call extends EventTarget {
   #forget(user) {
     this.#peer?.setRemote(user, "audio", 0);
     this.#peer?.setRemote(user, "video", 0);
+  }
+
+  async #welcome(member) {
+    const isNews = this.state === "connected";
+    await this.#learnNames();
+    if (isNews && this.roster.get(member.user) === member) this.#tell("arrived", { member });
   }
 
   async #learnNames() {

@@ -64,8 +64,8 @@ export function parseTemplate(text) {
 }
 
 /**
- * The m-sections of a local description: `{kind, mid, direction, stopped, lines}` each. `stopped` is
- * one whose place in the list is all that is left of it.
+ * The m-sections of a local description: `{kind, mid, direction, stopped, lines}` each. `stopped`
+ * is one whose place in the list is all that is left of it.
  */
 export function sections(description) {
   const [, ...parts] = description.split(/^m=/m);
@@ -85,15 +85,16 @@ export function sections(description) {
 
 /** The SSRCs under which a section sends: `{ssrc, rtx}`, null where there is none. */
 export function ssrcs(section) {
-  const group = section.lines.map((line) => /^a=ssrc-group:FID (\d+) (\d+)/.exec(line)).find(Boolean);
+  const find = (pattern) => section.lines.map((line) => pattern.exec(line)).find(Boolean);
+  const group = find(/^a=ssrc-group:FID (\d+) (\d+)/);
   if (group) return { ssrc: Number(group[1]), rtx: Number(group[2]) };
-  const single = section.lines.map((line) => /^a=ssrc:(\d+) /.exec(line)).find(Boolean);
+  const single = find(/^a=ssrc:(\d+) /);
   return { ssrc: single ? Number(single[1]) : null, rtx: null };
 }
 
 /**
- * The whole answer to `offer`. `codecs` is what Select Protocol listed, `videoCodec` what the server
- * chose for sending; `remotes` maps a mid to the stream that the server sends there:
+ * The whole answer to `offer`. `codecs` is what Select Protocol listed, `videoCodec` what the
+ * server chose for sending; `remotes` maps a mid to the stream that the server sends there:
  * `{user, ssrc}`.
  */
 export function answer(offer, template, { codecs, videoCodec, remotes }) {

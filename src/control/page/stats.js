@@ -44,6 +44,7 @@ function grade({ roundTrip, lossIn, lossOut, jitter }) {
     [lossOut, LOSS_PERCENT],
     [jitter, JITTER_MS],
   ];
-  const worst = Math.max(...steps.map(([value, bounds]) => bounds.filter((it) => value > it).length));
+  const passed = ([value, bounds]) => bounds.filter((bound) => value > bound).length;
+  const worst = Math.max(...steps.map(passed));
   return ["good", "fair", "poor"][worst];
 }

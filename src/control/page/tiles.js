@@ -14,8 +14,8 @@ export class Tiles {
     tile.dataset.speaking = speaking;
     tile.querySelector(".name").textContent = self ? `${name} (you)` : name;
     tile.querySelector(".face").textContent = initials(name);
-    const words = speaking ? "speaks" : (mark ?? "");
-    tile.setAttribute("aria-label", [self ? `${name}, you` : name, words].filter(Boolean).join(", "));
+    const words = [name, self && "you", speaking ? "speaks" : mark];
+    tile.setAttribute("aria-label", words.filter(Boolean).join(", "));
     const badge = tile.querySelector(".mark");
     badge.textContent = mark ?? "";
     badge.hidden = !mark;

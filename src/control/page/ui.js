@@ -97,6 +97,7 @@ export class Ui {
     on(call, "state", (detail) => this.#showState(detail));
     on(call, "self", () => this.#showSelf());
     on(call, "notice", ({ words }) => this.#alert(words));
+    on(call, "arrived", ({ member }) => this.#say(`${member.name} has joined`));
     on(call, "quality", ({ quality }) => this.#showQuality(quality));
     on(call, "video", ({ user, track }) => this.#tiles.picture(user, track));
     on(call.level, "level", ({ level }) => showLevel(level));
