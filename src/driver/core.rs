@@ -98,6 +98,8 @@ pub struct Core {
     forwarding: RefCell<Latency>,
     port: u16,
     clock: Arc<Clock>,
+    /// Whether there are messages that connections have not been able to write yet.
+    unsaid: Cell<bool>,
 }
 
 impl Core {
@@ -134,6 +136,7 @@ impl Core {
             forwarding: RefCell::default(),
             port,
             clock,
+            unsaid: Cell::new(false),
         };
         if restarts > 0 {
             core.tell_control(News::Restarted);
@@ -197,6 +200,11 @@ impl Core {
         if arrived && !self.turn() {
             self.wake_media();
         }
+    }
+
+    /// Whether messages were given to connections since this was last asked.
+    pub fn take_unsaid(&self) -> bool {
+        self.unsaid.take()
     }
 
     /// Wakes the media task as the ring does.
@@ -307,6 +315,7 @@ impl Core {
             };
             match output {
                 Output::Frame { connection, frame } => {
+                    self.unsaid.set(true);
                     let line = self.lines.borrow().get(&connection).cloned();
                     if line.is_some_and(|line| !line.push(frame)) {
                         self.limit(Limit::SlowReader);

@@ -245,6 +245,11 @@ fn detach(task: impl Future<Output = ()> + 'static, queue: TaskQueueHandle) {
 /// The media loop: what has arrived is dealt with before anything else gets the core again.
 async fn carry_media(core: Rc<Core>, eventfd: BufferedFile, busy_poll: bool) {
     loop {
+        // What connections have been given goes first: it may name a speaker whose first packet
+        // has arrived meanwhile, and some clients throw away what they cannot name.
+        if core.take_unsaid() {
+            glommio::executor().yield_task_queue_now().await;
+        }
         let drained = core.turn();
         if !drained || busy_poll {
             glommio::executor().yield_task_queue_now().await;
