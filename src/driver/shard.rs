@@ -244,12 +244,17 @@ fn detach(task: impl Future<Output = ()> + 'static, queue: TaskQueueHandle) {
 
 /// The media loop: what has arrived is dealt with before anything else gets the core again.
 async fn carry_media(core: Rc<Core>, eventfd: BufferedFile, busy_poll: bool) {
+    let mut woken = false;
     loop {
-        // What connections have been given goes first: it may name a speaker whose first packet
-        // has arrived meanwhile, and some clients throw away what they cannot name.
-        if core.take_unsaid() {
+        // What clients have said, and what others are to be told of it, goes first if both are
+        // there: it may name a speaker whose first packet has arrived with it, and some clients
+        // throw away what they cannot name. This lasts no longer than `MEDIA_LATENCY` and what is
+        // then being done.
+        if woken || core.take_unsaid() {
             glommio::executor().yield_task_queue_now().await;
+            core.take_unsaid();
         }
+        woken = false;
         let drained = core.turn();
         if !drained || busy_poll {
             glommio::executor().yield_task_queue_now().await;
@@ -260,6 +265,7 @@ async fn carry_media(core: Rc<Core>, eventfd: BufferedFile, busy_poll: bool) {
             tracing::error!(shard = core.id().0, %error, "cannot sleep on the media ring; polling");
             Timer::new(Duration::from_millis(1)).await;
         }
+        woken = true;
     }
 }
 

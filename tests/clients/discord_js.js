@@ -73,7 +73,11 @@ connection.on('stateChange', (_, state) => {
   }
 });
 connection.on('error', (error) => tell('error', { error: String(error) }));
-connection.on('debug', (message) => console.error(message));
+connection.on('debug', (message) => {
+  console.error(message);
+  const [, speaking] = message.match(/\[WS\] << (\{"op":5,.*)/) ?? [];
+  if (speaking) tell('told', { user: JSON.parse(speaking).d.user_id });
+});
 player.on('error', (error) => tell('error', { error: String(error) }));
 player.on(voice.AudioPlayerStatus.Idle, () => tell('spoken', { error: null }));
 

@@ -102,6 +102,7 @@ fn discord_js_hears_a_raw_voice_frame_for_frame() {
     let mut javascript = libraries.discord_js(&server, &server.grant(CHANNEL, 12), &tone, &[11]);
     javascript.joined("aead_aes256_gcm_rtpsize");
     voice.start_speaking();
+    javascript.is_told_of(11);
     speak(&mut voice, &tone);
     javascript.hears(11, &tone);
     assert_eq!(javascript.expect("speaking")["user"], "11");
@@ -120,6 +121,7 @@ fn discord_js_resumes_a_cut_websocket_and_not_one_packet_is_lost() {
     let ssrc = javascript.joined("aead_aes256_gcm_rtpsize");
     let _ = raw.gateway.drain();
     raw.start_speaking();
+    javascript.is_told_of(11);
 
     // It hears while its WebSocket is away.
     let (before, after) = tone.frames.split_at(tone.frames.len() / 2);
@@ -161,6 +163,7 @@ fn discord_js_resumes_a_cut_websocket_and_not_one_packet_is_lost() {
     // The resumed connection still brings news: who speaks now is known by name.
     let mut late = Client::join(&server, CHANNEL, 13);
     late.start_speaking();
+    javascript.is_told_of(13);
     speak(&mut late, &tone);
     javascript.hears(13, &tone);
     let news = raw.gateway.drain();
@@ -474,6 +477,13 @@ impl Script {
             }
             self.kept.push(next);
         }
+    }
+
+    /// Waits until discord.js has been told of this user's voice: op 5 has a way of its own, here
+    /// through a proxy and TLS, and discord.js throws away packets that come before.
+    fn is_told_of(&mut self, user: u64) {
+        let user = user.to_string();
+        while self.expect("told")["user"] != user {}
     }
 
     /// Hears every frame of the tone from this user, in order and once, and the silence that ends
