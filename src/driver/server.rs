@@ -38,8 +38,8 @@ use crate::{
 /// Connections that may wait for a shard to accept them; a join storm comes within one turn.
 const LISTEN_BACKLOG: i32 = 4_096;
 
-/// Descriptors for which room is made beforehand, eight bytes of the kernel's memory each: four full
-/// shards. A host with more of them stands still once in each doubling from there.
+/// Descriptors for which room is made beforehand, eight bytes of the kernel's memory each: four
+/// full shards. A host with more of them stands still once in each doubling from there.
 const DESCRIPTORS_RESERVED_MAX: u64 = 1 << 18;
 
 /// How long shards get to start.

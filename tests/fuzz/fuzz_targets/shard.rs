@@ -203,8 +203,7 @@ impl World {
                 let payload = vec![index as u8; usize::from(length)];
                 let ssrc = 1 + u32::from(ssrc % 4);
                 let browser = client.browser.as_ref();
-                if let Some(mut packet) =
-                    browser.and_then(|it| it.seal(ssrc, client.seq, &payload))
+                if let Some(mut packet) = browser.and_then(|it| it.seal(ssrc, client.seq, &payload))
                 {
                     self.arrive(index, port, &mut packet);
                 }

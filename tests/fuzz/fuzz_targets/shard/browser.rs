@@ -86,8 +86,7 @@ impl Browser {
         transaction[..4].copy_from_slice(&self.transactions.to_be_bytes());
         let key = Key::new(if honest { &self.pwd } else { "a password that is not its own" });
         let mut out = vec![0; 256];
-        let mut writer =
-            Writer::new(&mut out, Class::Request, BINDING, Transaction(transaction));
+        let mut writer = Writer::new(&mut out, Class::Request, BINDING, Transaction(transaction));
         writer.username(&self.ufrag, "theirs").priority(7).role(stun::Role::Controlling(1));
         if nominate {
             writer.use_candidate();
