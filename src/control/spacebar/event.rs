@@ -50,7 +50,9 @@ pub(super) fn read(bytes: &[u8]) -> Option<Happening> {
         #[serde(flatten)]
         address: Address,
     }
-    let Envelope { event } = serde_json::from_slice(bytes).ok()?;
+    // Of members it does not know, the reader does not ask whether they are text.
+    let text = std::str::from_utf8(bytes).ok()?;
+    let Envelope { event } = serde_json::from_str(text).ok()?;
     understand(event.event, event.data?.get(), event.address)
 }
 

@@ -105,6 +105,16 @@ fn an_event_without_an_envelope_is_told_by_its_exchange() {
 }
 
 #[test]
+fn an_event_that_is_not_text_throughout_is_passed_over() {
+    let event = envelope("VOICE_STATE_UPDATE", json!({"guild_id": "1"}), state(json!("5")));
+    let mut bytes = event.to_string().into_bytes();
+    assert!(read(&bytes).is_some());
+    let id = bytes.windows(6).position(|at| at == br#""id":""#).unwrap() + 6;
+    bytes[id] = 0xBA;
+    assert_eq!(read(&bytes), None, "not even where nobody looks");
+}
+
+#[test]
 fn what_is_no_event_of_interest_is_passed_over() {
     for text in [
         "",
