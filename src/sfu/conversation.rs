@@ -124,6 +124,9 @@ impl Shard {
             stream.source.rekeyed();
             stream.restart();
         }
+        // What it sends is counted from the beginning again.
+        session.arrivals = None;
+        session.arrivals_due = None;
         session.description = None;
         self.list_codecs(index, select.codecs);
         let session = &mut self.sessions[index.index()];

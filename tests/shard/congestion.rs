@@ -12,7 +12,7 @@ use stentor::{
 };
 
 use crate::{
-    browser::{Choices, VP8},
+    browser::{Browser, Choices, VP8},
     client::{Client, Heard, Outgoing, Rtp, rtp},
     rig::Rig,
     rtcp::{OTHER, compounds, feedback, media, nack, report, watched},
@@ -99,38 +99,65 @@ fn probes_and_retransmissions_arrive_as_well() {
     assert_eq!(seqs, [9]);
 }
 
-/// Chromium probes with padding before its camera is on, and takes what is not reported for lost.
-#[test]
-fn a_browsers_probes_arrive_before_it_has_announced_anything_under_their_ssrc() {
-    let mut rig = Rig::new();
-    let mut browser = rig.browser(1, 10, Choices::default());
+/// A browser's probe of its camera's path: padding with this transport-wide number.
+fn probe(rig: &mut Rig, browser: &mut Browser, number: u16) {
+    let [high, low] = number.to_be_bytes();
+    let elements = [0x31, high, low, 0];
+    let extension = Some((0xBEDE, &elements[..]));
     let ssrc = Ssrc(browser.choices.ssrcs[1]);
-    for number in 0..3 {
-        let elements = [0x31, 0, number, 0];
-        let extension = Some((0xBEDE, &elements[..]));
-        let seq = number.into();
-        let probe = Rtp { payload_type: VP8, seq, extension, padding: 200, ..rtp(ssrc) };
-        let sealed = browser.seal(&probe.plain());
-        rig.datagram(browser.address, &sealed);
-        rig.advance(Duration::from_millis(10));
-    }
-    rig.advance(Duration::from_millis(100));
-    let heard = browser.hear(&mut rig);
+    let probe =
+        Rtp { payload_type: VP8, seq: number, extension, padding: 200, ..rtp(ssrc) }.plain();
+    let sealed = browser.seal(&probe);
+    rig.datagram(browser.address, &sealed);
+}
+
+/// What a browser is told of its packets, as [`told`] has it.
+fn told_browser(rig: &mut Rig, browser: &mut Browser) -> Vec<(u16, Option<i64>)> {
+    let heard = browser.hear(rig);
     let compounds = heard.iter().filter_map(|heard| match heard {
         Heard::Rtcp(compound) => Some(compound),
         Heard::Rtp { .. } => None,
     });
-    let statuses: Vec<(u16, Option<i64>)> = compounds
+    compounds
         .flat_map(|compound| reports(compound))
         .filter_map(|report| match report {
             Report::TransportCc(feedback) => Some(feedback.statuses().collect::<Vec<_>>()),
             _ => None,
         })
         .flatten()
-        .collect();
+        .collect()
+}
+
+/// Chromium probes with padding before its camera is on, and takes what is not reported for lost.
+#[test]
+fn a_browsers_probes_arrive_before_it_has_announced_anything_under_their_ssrc() {
+    let mut rig = Rig::new();
+    let mut browser = rig.browser(1, 10, Choices::default());
+    for number in 0..3 {
+        probe(&mut rig, &mut browser, number);
+        rig.advance(Duration::from_millis(10));
+    }
+    rig.advance(Duration::from_millis(100));
+    let statuses = told_browser(&mut rig, &mut browser);
     let first = statuses[0].1.expect("it has arrived");
     let since: Vec<_> = statuses.iter().map(|(seq, at)| (*seq, at.map(|at| at - first))).collect();
     assert_eq!(since, [(0, Some(0)), (1, Some(40)), (2, Some(80))], "each when it came");
+}
+
+/// Without reports Chromium takes the path for broken, and sends less and less.
+#[test]
+fn a_browser_that_selects_again_counts_its_packets_anew_and_is_told_of_them() {
+    let mut rig = Rig::new();
+    let mut browser = rig.browser(1, 10, Choices::default());
+    let seqs = |told: Vec<(u16, Option<i64>)>| told.iter().map(|it| it.0).collect::<Vec<_>>();
+    probe(&mut rig, &mut browser, 2_000);
+    rig.advance(Duration::from_millis(100));
+    assert_eq!(seqs(told_browser(&mut rig, &mut browser)), [2_000]);
+    let mut again = Browser::select(&mut rig, browser.who, Choices::default());
+    again.connect(&mut rig);
+    probe(&mut rig, &mut again, 3);
+    rig.advance(Duration::from_millis(100));
+    assert_eq!(seqs(told_browser(&mut rig, &mut again)), [3]);
 }
 
 #[test]
