@@ -158,6 +158,12 @@ pub struct Counters {
     pub receive_buffers_exhausted: u64,
     /// Address bindings moved by an authenticated packet.
     pub rebound: u64,
+    /// Handshakes with browsers that agreed on keys.
+    pub handshakes: u64,
+    /// Handshakes with browsers that failed, or took too long.
+    pub handshakes_failed: u64,
+    /// Browsers' transports that ended because nobody confirmed that media was wanted.
+    pub consent_expired: u64,
     /// Drops by reason, indexed by `DropReason as usize`.
     pub drops: [u64; DROP_REASONS],
 }
@@ -180,6 +186,9 @@ impl Default for Counters {
             answered: 0,
             receive_buffers_exhausted: 0,
             rebound: 0,
+            handshakes: 0,
+            handshakes_failed: 0,
+            consent_expired: 0,
             drops: [0; DROP_REASONS],
         }
     }
@@ -214,6 +223,9 @@ impl AddAssign<&Counters> for Counters {
         self.answered += other.answered;
         self.receive_buffers_exhausted += other.receive_buffers_exhausted;
         self.rebound += other.rebound;
+        self.handshakes += other.handshakes;
+        self.handshakes_failed += other.handshakes_failed;
+        self.consent_expired += other.consent_expired;
         for (mine, theirs) in self.drops.iter_mut().zip(&other.drops) {
             *mine += theirs;
         }

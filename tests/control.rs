@@ -205,6 +205,7 @@ impl FakeShard {
             channels: 1,
             connections: 1,
             limited: vec![("handshake", 0)],
+            closes: Vec::new(),
             restarts: 0,
             loop_time: Latency::default(),
             forwarding: Latency::default(),

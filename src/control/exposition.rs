@@ -103,7 +103,7 @@ const SHARD_NUMBERS: [PerShard; 4] = [
     ),
 ];
 
-const COUNTERS: [PerCounter; 14] = [
+const COUNTERS: [PerCounter; 17] = [
     ("stentor_packets_received_total", "Datagrams received.", |c| c.packets_in),
     ("stentor_received_bytes_total", "Bytes of UDP payload received.", |c| c.bytes_in),
     ("stentor_packets_sent_total", "Datagrams sent.", |c| c.packets_out),
@@ -140,6 +140,17 @@ const COUNTERS: [PerCounter; 14] = [
     ("stentor_addresses_rebound_total", "Addresses moved by an authenticated packet.", |c| {
         c.rebound
     }),
+    ("stentor_handshakes_total", "Handshakes with browsers that agreed on keys.", |c| c.handshakes),
+    (
+        "stentor_handshakes_failed_total",
+        "Handshakes with browsers that failed, or took too long.",
+        |c| c.handshakes_failed,
+    ),
+    (
+        "stentor_consent_expired_total",
+        "Browsers' transports that ended because nobody confirmed that media was wanted.",
+        |c| c.consent_expired,
+    ),
 ];
 
 fn render(shards: &[Option<ShardReport>], control: &ControlNumbers) -> String {
@@ -183,6 +194,13 @@ fn render(shards: &[Option<ShardReport>], control: &ControlNumbers) -> String {
     for shard in &answering {
         for (limit, count) in &shard.limited {
             page.sample(name, &[("shard", &shard.shard), ("limit", limit)], *count);
+        }
+    }
+    let name = "stentor_closes_total";
+    page.family(name, Kind::Counter, "WebSockets that the server closed, by close code.");
+    for shard in &answering {
+        for (code, count) in &shard.closes {
+            page.sample(name, &[("shard", &shard.shard), ("code", code)], *count);
         }
     }
     let name = "stentor_loop_seconds";

@@ -106,6 +106,7 @@ fn report(shard: u16) -> ShardReport {
         channels: 2,
         connections: 9,
         limited: vec![("connections_per_address", 4), ("handshake", 0)],
+        closes: vec![(4004, 6)],
         restarts: 1,
         loop_time,
         forwarding: Latency::default(),
@@ -138,6 +139,7 @@ fn every_number_of_a_report_is_on_the_page() {
     assert_eq!(of("stentor_shard_restarts_total", "2"), 1.0);
     assert_eq!(value(&page, "stentor_shard_info", &[("shard", "2"), ("udp_port", "50002")]), 1.0);
     assert_eq!(value(&page, "stentor_limited_total", &[("limit", "connections_per_address")]), 4.0);
+    assert_eq!(value(&page, "stentor_closes_total", &[("shard", "2"), ("code", "4004")]), 6.0);
     assert_eq!(of("stentor_shard_queue", "1"), 2.0);
 }
 

@@ -4,7 +4,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     fs::File,
     io::{self, Write},
     ops::ControlFlow,
@@ -91,6 +91,8 @@ pub struct Core {
     busy_since: Cell<Instant>,
     received: Cell<u64>,
     limited: RefCell<[u64; LIMITS.len()]>,
+    /// WebSockets closed by us, by code. The codes are a few dozen.
+    closes: RefCell<BTreeMap<u16, u64>>,
     restarts: Cell<u64>,
     /// What earlier states of this shard counted before they were lost.
     before: RefCell<Counters>,
@@ -130,6 +132,7 @@ impl Core {
             busy_since: Cell::new(Instant::now()),
             received: Cell::new(0),
             limited: RefCell::default(),
+            closes: RefCell::new(CloseCode::ALL.iter().map(|it| (it.code(), 0)).collect()),
             restarts: Cell::new(restarts),
             before: RefCell::default(),
             loop_time: RefCell::default(),
@@ -171,6 +174,11 @@ impl Core {
     /// Counts a connection that a limit refused or cut.
     pub fn limit(&self, limit: Limit) {
         self.limited.borrow_mut()[limit as usize] += 1;
+    }
+
+    /// Counts a WebSocket that is closed with this code of ours.
+    pub fn closing(&self, code: u16) {
+        *self.closes.borrow_mut().entry(code).or_default() += 1;
     }
 
     /// Calls into the shard, then carries out what it wants.
@@ -446,6 +454,7 @@ impl Core {
             channels: shard.channels() as u64,
             connections: shard.connections() as u64,
             limited,
+            closes: self.closes.borrow().iter().map(|(code, count)| (*code, *count)).collect(),
             restarts: self.restarts.get(),
             loop_time: self.loop_time.borrow().clone(),
             forwarding: self.forwarding.borrow().clone(),

@@ -88,6 +88,8 @@ pub struct ShardReport {
     /// Connections refused or cut, and reports dropped, by the limit that did it (metrics label
     /// `limit`).
     pub limited: Vec<(&'static str, u64)>,
+    /// WebSockets it closed, by close code (metrics label `code`).
+    pub closes: Vec<(u16, u64)>,
     /// Times it lost its state to a defect.
     pub restarts: u64,
     /// Time spent in one turn of the media loop.

@@ -180,10 +180,12 @@ impl Shard {
         {
             match event {
                 DtlsEvent::Connected { profile, material } => {
+                    self.counters.handshakes += 1;
                     self.agree(now, index, path, profile.0, material);
                 }
                 DtlsEvent::Failed(why) => {
                     tracing::debug!(?serial, %why, "DTLS failed");
+                    self.counters.handshakes_failed += 1;
                     self.part(index);
                 }
                 DtlsEvent::Closed => self.part(index),
@@ -243,6 +245,7 @@ impl Shard {
             return self.timers.set(until, Timer::Consent(serial));
         }
         tracing::debug!(?serial, "consent expired");
+        self.counters.consent_expired += 1;
         self.part(index);
     }
 

@@ -45,6 +45,27 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    /// Every code.
+    pub const ALL: &[Self] = &[
+        Self::UnknownOpcode,
+        Self::DecodeFailed,
+        Self::NotAuthenticated,
+        Self::AuthenticationFailed,
+        Self::AlreadyAuthenticated,
+        Self::SessionInvalid,
+        Self::SessionTimeout,
+        Self::ServerNotFound,
+        Self::UnknownProtocol,
+        Self::WebRtcCrashed,
+        Self::Disconnected,
+        Self::ServerCrashed,
+        Self::UnknownEncryptionMode,
+        Self::E2eeRequired,
+        Self::BadRequest,
+        Self::RateLimited,
+        Self::RoomClosed,
+    ];
+
     /// The number on the wire.
     pub fn code(self) -> u16 {
         self as u16
@@ -52,28 +73,7 @@ impl CloseCode {
 
     /// The code with this number, if it is one of ours.
     pub fn from_code(code: u16) -> Option<Self> {
-        use CloseCode::*;
-        [
-            UnknownOpcode,
-            DecodeFailed,
-            NotAuthenticated,
-            AuthenticationFailed,
-            AlreadyAuthenticated,
-            SessionInvalid,
-            SessionTimeout,
-            ServerNotFound,
-            UnknownProtocol,
-            WebRtcCrashed,
-            Disconnected,
-            ServerCrashed,
-            UnknownEncryptionMode,
-            E2eeRequired,
-            BadRequest,
-            RateLimited,
-            RoomClosed,
-        ]
-        .into_iter()
-        .find(|known| known.code() == code)
+        Self::ALL.iter().copied().find(|known| known.code() == code)
     }
 }
 

@@ -50,6 +50,9 @@ fn an_offer_without_what_is_needed_closes_4020() {
         gateway.send(1, json!({"protocol": "webrtc", "data": wrong}));
         assert_eq!(gateway.closed(), 4020, "{wrong:.20}");
     }
+    let metrics = server.metrics();
+    assert_eq!(metrics.sum(&["stentor_closes_total", "code=\"4020\""]), 3.0);
+    assert_eq!(metrics.sum(&["stentor_closes_total"]), 3.0);
 }
 
 #[test]

@@ -239,6 +239,8 @@ fn a_wrong_fingerprint_gets_no_keys_and_harms_nobody() {
     browser.shake_hands(&mut rig);
     assert!(!browser.is_connected());
     assert!(browser.dtls.gave_up().is_some_and(|why| !why.is_empty()), "it was told");
+    let counters = rig.shard.counters();
+    assert_eq!((counters.handshakes, counters.handshakes_failed), (0, 1));
     rig.advance(Duration::from_secs(1));
     let check = browser.check_bytes(&browser.pwd.clone(), false);
     assert_eq!(browser.dropped(&mut rig, &check), DropReason::UnknownUfrag, "and is forgotten");
@@ -364,6 +366,7 @@ fn a_browser_that_no_longer_consents_is_sent_nothing_and_may_select_again() {
     assert_eq!(browser.hear_payloads(&mut rig), [b"heard"]);
     rig.advance(Duration::from_secs(31));
     browser.hear(&mut rig);
+    assert_eq!(rig.shard.counters().consent_expired, 1);
     assert_eq!(rig.drops_during(|rig| rig.speak(bot, b"x")), [DropReason::NotConnected]);
     assert!(rig.clients[browser.who].mail.is_empty());
     assert!(rig.clients[browser.who].connection.is_some());
