@@ -53,6 +53,18 @@ pub struct Ticket {
     pub token: String,
 }
 
+impl Ticket {
+    /// Opens the page to talk on in a browser, which finds the ticket behind the `#`: browsers send
+    /// that part to nobody.
+    pub fn link(&self) -> String {
+        let Self { endpoint, guild_id, channel_id, user_id, session_id, token } = self;
+        format!(
+            "https://{endpoint}/#server={guild_id}&channel={channel_id}&user={user_id}\
+             &session={session_id}&token={token}"
+        )
+    }
+}
+
 /// Why there are no tickets.
 #[derive(Debug, thiserror::Error)]
 pub enum GrantError {

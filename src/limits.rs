@@ -164,6 +164,10 @@ pub const OUTBOX_BYTES_MAX: usize = 2 * REPLAY_BYTES_MAX;
 /// Longest HTTP upgrade request, bytes: browsers send about 1 KiB, with cookies a few.
 pub const REQUEST_BYTES_MAX: usize = 16 * 1_024;
 
+/// Files of the page that one connection may ask for: it has fewer than twenty, and a browser may
+/// ask once more whether each is still the same.
+pub const FILES_MAX: usize = 64;
+
 /// Connections of one shard that have not opened their WebSocket yet. A join storm brings a
 /// thousand within seconds; each costs a TLS state of about 20 KiB and is gone within
 /// [`IDENTIFY_TIMEOUT`].

@@ -26,6 +26,10 @@ enum Command {
     Grant {
         #[command(flatten)]
         request: GrantRequest,
+        /// Print links instead, one a line, that open the page to talk on in a browser. Whoever has
+        /// a link is let in as its user
+        #[arg(long)]
+        link: bool,
         #[command(flatten)]
         flags: Flags,
     },
@@ -70,9 +74,15 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Serve { flags, check_config: false } => serve(&flags),
-        Command::Grant { request, flags } => {
+        Command::Grant { request, link, flags } => {
             let tickets = grant::issue(&ControlAccess::load(&flags)?, &request)?;
-            println!("{}", serde_json::to_string(&tickets)?);
+            if link {
+                for ticket in &tickets {
+                    println!("{}", ticket.link());
+                }
+            } else {
+                println!("{}", serde_json::to_string(&tickets)?);
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Load { args, compare } => match (&compare.compare, &compare.page) {

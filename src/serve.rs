@@ -95,5 +95,7 @@ fn announce(config: &Config, server: &Server) {
     println!("get grants:  stentor grant --server-id 1 --channel 2 --user 10 --user 11");
     if config.development {
         println!("or talk:     open http://{}/ in two tabs of a browser", server.control());
+    } else {
+        println!("or talk:     the same with --link prints links for browsers");
     }
 }

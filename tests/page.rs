@@ -249,6 +249,76 @@ fn a_server_that_is_for_more_than_development_has_no_page() {
 }
 
 #[test]
+fn an_exposed_server_has_the_page_at_its_gateway_for_whoever_brings_a_link() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let secret = directory.path().join("control.secret");
+    std::fs::write(&secret, "0123456789abcdef").expect("a file can be written");
+    let secret = secret.display().to_string();
+    let server = Server::within(directory.path(), &[("CONTROL_SECRET_FILE", secret.as_str())]);
+    let gateway = server.gateway();
+    let headers = format!("Host: {gateway}\r\n");
+    // The connection stays open for the next file, so nobody waits for its end.
+    let first = |path: &str| {
+        let mut socket = TcpStream::connect(gateway).expect("the gateway listens");
+        socket.set_read_timeout(Some(WAIT)).expect("a time that is not zero");
+        socket
+            .write_all(format!("GET {path} HTTP/1.1\r\n{headers}\r\n").as_bytes())
+            .expect("the gateway reads");
+        let (mut answer, mut bytes) = (Vec::new(), [0; 4_096]);
+        loop {
+            let len = socket.read(&mut bytes).expect("the gateway answers");
+            answer.extend_from_slice(&bytes[..len]);
+            // A character may be cut in two.
+            let Ok(answer) = str::from_utf8(&answer) else { continue };
+            let Some((head, body)) = answer.split_once("\r\n\r\n") else { continue };
+            let length = head.lines().find_map(|it| it.strip_prefix("content-length: "));
+            let length: usize = length.map_or(0, |it| it.parse().expect("a number"));
+            if body.len() == length {
+                return (head.to_owned(), body.to_owned());
+            }
+        }
+    };
+    let (head, body) = first("/");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(body.contains("data-door=\"link\""), "{body}");
+    assert!(head.contains("content-security-policy: default-src 'none';"), "{head}");
+    assert!(first("/page/link.js").0.contains("content-type: text/javascript"));
+    for other in ["/page/none.js", "/dev/grants", "/dev/names?channel_id=2", "/v1/rooms"] {
+        assert!(first(other).0.starts_with("HTTP/1.1 426"), "{other}");
+    }
+    assert_eq!(server.metrics().sum(&["limit=\"handshake_timeout\""]), 0.0);
+
+    let output = Command::new(env!("CARGO_BIN_EXE_stentor"))
+        .args(["grant", "--server-id", "1", "--channel", "2", "--user", "10", "--link"])
+        .arg(format!("--control-listen={}", server.control()))
+        .arg(format!("--control-secret-file={secret}"))
+        .output()
+        .expect("the program starts");
+    let link = String::from_utf8(output.stdout).expect("text");
+    let (page, fragment) = link.trim_end().split_once("/#").expect("a fragment");
+    assert_eq!(page, format!("https://localhost:{}", gateway.port()));
+    let part = |name: &str| {
+        let part = fragment.split('&').find_map(|it| it.strip_prefix(&format!("{name}=")));
+        part.unwrap_or_else(|| panic!("{name} in {link}")).to_owned()
+    };
+    let grant = Grant {
+        endpoint: gateway.to_string(),
+        server: part("server").parse().expect("a snowflake"),
+        channel: part("channel").parse().expect("a snowflake"),
+        user: part("user").parse().expect("a snowflake"),
+        session: part("session"),
+        token: part("token"),
+    };
+    assert_eq!((grant.server, grant.channel, grant.user), (1, 2, 10));
+    // A link opened again is the same user's.
+    for _ in 0..2 {
+        let mut gateway = Gateway::open(&server, Door::plain(9));
+        gateway.identify(&grant);
+        gateway.expect(2);
+    }
+}
+
+#[test]
 fn the_page_is_kept_to_its_own_files_and_its_own_gateway() {
     for (setting, gateway) in [(None, "ws"), (Some(("GATEWAY_PLAINTEXT", "never")), "wss")] {
         let server = Server::with(setting.as_slice());

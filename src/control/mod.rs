@@ -1,7 +1,7 @@
 //! The control plane: one ordinary thread with tokio and axum, beside the shards and off the packet
 //! path. It holds grants and decides admissions (`authority`, sans-IO), answers the backend over
 //! HTTP (`api` and the resources under it), and tells it what happens (`event_log`, `webhook`). A
-//! development server has a `page` to talk on. Control meets the shards only in `driver::queues`.
+//! development server has a `page` to talk on, and every gateway gives its files (`link_page`). Control meets the shards only in `driver::queues`.
 //! Started by `driver::server`.
 
 mod api;
@@ -17,6 +17,7 @@ mod exposition;
 mod grants;
 mod http_server;
 pub mod ledger;
+mod link_page;
 mod local_origin;
 mod node;
 mod page;
@@ -29,4 +30,5 @@ pub mod token;
 mod visitors;
 mod webhook;
 
+pub use link_page::LinkPage;
 pub use node::{ControlError, ControlThread, check, run};

@@ -1,6 +1,7 @@
 //! The page to talk on: its files, which are part of the program, and the headers that keep a
-//! browser to them. What the page does is in `page/`. A development server has it, any other
-//! answers 404. Who may ask is `local_origin`'s, the page's way into a channel `visitors`'.
+//! browser to them. What the page does is in `page/`. A development server has it at its control
+//! address, any other answers 404 there. Who may ask is `local_origin`'s, the page's way into a
+//! channel `visitors`'. What every server's gateway gives of it is `link_page`.
 
 use std::sync::Arc;
 
@@ -14,18 +15,16 @@ use axum::{
 };
 
 use super::{api::ApiError, local_origin, node::Node, visitors};
-use crate::config::Config;
-
 const HTML: &str = "text/html; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const PICTURE: &str = "image/svg+xml";
 
 /// One file of the page.
-struct File {
+pub(super) struct File {
     path: &'static str,
-    media_type: &'static str,
-    text: &'static str,
+    pub(super) media_type: &'static str,
+    pub(super) text: &'static str,
 }
 
 macro_rules! files {
@@ -49,6 +48,7 @@ files! {
     "/page/codecs.js" SCRIPT "codecs.js",
     "/page/gateway.js" SCRIPT "gateway.js",
     "/page/level.js" SCRIPT "level.js",
+    "/page/link.js" SCRIPT "link.js",
     "/page/media.js" SCRIPT "media.js",
     "/page/peer.js" SCRIPT "peer.js",
     "/page/playback.js" SCRIPT "playback.js",
@@ -60,9 +60,14 @@ files! {
     "/page/visitor.js" SCRIPT "visitor.js",
 }
 
+/// The file at this path.
+pub(super) fn file(path: &str) -> Option<&'static File> {
+    FILES.iter().find(|file| file.path == path)
+}
+
 /// The page and what lets its visitors in.
 pub(super) fn router(node: Arc<Node>) -> Router {
-    let headers = Arc::new(headers(&node.config));
+    let headers = Arc::new(headers(&visitors::gateway_origin(&node.config)));
     let mut files = Router::new();
     for file in FILES {
         let headers = headers.clone();
@@ -85,8 +90,9 @@ pub(super) fn router(node: Arc<Node>) -> Router {
 pub(super) fn absent() -> Router<Arc<Node>> {
     let refuse = async |State(_): State<Arc<Node>>| {
         ApiError::not_found(
-            "the page to talk on is there on a development server alone: one without a \
-             certificate, a control secret and addresses other than loopback",
+            "the page to talk on is here on a development server alone: one without a \
+             certificate, a control secret and addresses other than loopback; elsewhere the \
+             gateway's address has it, for links that `stentor grant --link` prints",
         )
     };
     Router::new()
@@ -95,10 +101,9 @@ pub(super) fn absent() -> Router<Arc<Node>> {
         .route("/dev/{*rest}", any(refuse))
 }
 
-/// Keeps the browser to the page's own files and this server's gateway, and everybody else's pages
-/// from using any of it.
-fn headers(config: &Config) -> Vec<(HeaderName, HeaderValue)> {
-    let gateway = visitors::gateway_origin(config);
+/// Keeps the browser to the page's own files and this gateway, and everybody else's pages from
+/// using any of it.
+pub(super) fn headers(gateway: &str) -> Vec<(HeaderName, HeaderValue)> {
     let policy = format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
          media-src 'self' mediastream:; connect-src 'self' {gateway}; base-uri 'none'; \

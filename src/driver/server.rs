@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     config::{Config, TlsFiles},
-    control::{self, ControlError, ControlThread},
+    control::{self, ControlError, ControlThread, LinkPage},
     crypto::Mode,
     id::ShardId,
     limits::HANDSHAKES_MAX,
@@ -158,6 +158,7 @@ impl Server {
     pub fn start(config: Arc<Config>) -> Result<Self, ServeError> {
         let certificate = config.gateway.tls.as_ref().map(Certificate::load).transpose()?;
         let tls = certificate.as_ref().map(Certificate::server_config).transpose()?;
+        let page = Arc::new(LinkPage::new(config.gateway.public_endpoint.as_str()));
         let identity = Identity::generate()?;
         let control_listener = TcpListener::bind(config.control.listen).map_err(|source| {
             let address = config.control.listen;
@@ -195,6 +196,7 @@ impl Server {
                 busy_poll: config.media.busy_poll,
                 tls: tls.clone(),
                 plaintext: config.gateway.plaintext,
+                page: page.clone(),
                 turnstile: turnstile.clone(),
                 handshakes_max: HANDSHAKES_MAX,
                 inbox,

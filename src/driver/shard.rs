@@ -24,10 +24,11 @@ use super::{
     queues::{ToControl, ToShard},
     turnstile::Turnstile,
     websocket::Conversation,
-    wire::{Security, Wire},
+    wire::{Terms, Wire},
 };
 use crate::{
     config::Plaintext,
+    control::LinkPage,
     ring::{Ring, RingConfig, fd},
     sfu::ShardConfig,
 };
@@ -68,6 +69,8 @@ pub struct ShardThread {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Who may do without TLS.
     pub plaintext: Plaintext,
+    /// What those get who ask for the page to talk on.
+    pub page: Arc<LinkPage>,
     /// Connections by address, over all shards.
     pub turnstile: Arc<Turnstile>,
     /// [`HANDSHAKES_MAX`](crate::limits::HANDSHAKES_MAX); a field so that a test can reach it.
@@ -305,7 +308,8 @@ async fn accept(
             Plaintext::Loopback => address.is_loopback(),
             Plaintext::Never => false,
         };
-        let wire = Wire::new(Security { tls: thread.tls.clone(), plaintext });
+        let page = Some(thread.page.clone());
+        let wire = Wire::new(Terms { tls: thread.tls.clone(), plaintext, page });
         let conversation = Conversation::new(core.clone(), stream, wire, address, permit);
         detach(conversation.accept(handshakes.clone()), queue);
     }

@@ -76,6 +76,7 @@ impl Played {
             busy_poll: false,
             tls: None,
             plaintext: Plaintext::Always,
+            page: Arc::new(LinkPage::new("localhost:8443")),
             turnstile: Turnstile::new(unlimited),
             handshakes_max: HANDSHAKES_MAX,
             inbox: shard_inbox,

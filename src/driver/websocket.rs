@@ -116,7 +116,9 @@ impl Conversation {
                 self.run().await;
             }
             Err(limit) => {
-                self.core.limit(limit);
+                if let Some(limit) = limit {
+                    self.core.limit(limit);
+                }
                 // An alert or an HTTP answer may wait.
                 self.wire.drain(&mut self.out);
                 if self.write(CLOSE_TIMEOUT).await.is_ok() {
@@ -126,8 +128,11 @@ impl Conversation {
         }
     }
 
-    async fn open(&mut self, accepted: Instant) -> Result<(), Limit> {
+    /// Whoever only came for the page's files has broken no limit.
+    async fn open(&mut self, accepted: Instant) -> Result<(), Option<Limit>> {
         let mut deadline = Timer::new(IDENTIFY_TIMEOUT);
+        let mut visited = false;
+        let over = |visited: bool, limit| if visited { None } else { Some(limit) };
         loop {
             match self.wire.receive() {
                 Ok(Some(Received::Opened(query))) => {
@@ -138,23 +143,36 @@ impl Conversation {
                         .enter(|shard, _, _| shard.handle_open(accepted, id, version, address));
                     return Ok(());
                 }
+                Ok(Some(Received::Visited)) => {
+                    visited = true;
+                    self.flush().await?;
+                    self.rest().await;
+                    continue;
+                }
                 Ok(_) => {}
-                Err(_) => return Err(Limit::HandshakeFailed),
+                Err(Fault::Finished) => return Err(None),
+                Err(_) => return Err(Some(Limit::HandshakeFailed)),
             }
             // There may always be something to read.
             if accepted.elapsed() > IDENTIFY_TIMEOUT {
-                return Err(Limit::HandshakeTimeout);
+                return Err(over(visited, Limit::HandshakeTimeout));
             }
-            self.wire.drain(&mut self.out);
-            self.write(WRITE_TIMEOUT).await.map_err(|_| Limit::HandshakeFailed)?;
+            self.flush().await?;
             match self.wait(true, Some(&mut deadline)).await {
                 Wake::Fed(Ok(())) | Wake::Line => {}
-                Wake::Fed(Err(_)) | Wake::Ended => return Err(Limit::HandshakeFailed),
-                Wake::Late => return Err(Limit::HandshakeTimeout),
+                Wake::Fed(Err(_)) => return Err(Some(Limit::HandshakeFailed)),
+                Wake::Ended => return Err(over(visited, Limit::HandshakeFailed)),
+                Wake::Late => return Err(over(visited, Limit::HandshakeTimeout)),
             }
             // The arithmetic of a handshake takes as long as forwarding a hundred packets.
             self.rest().await;
         }
+    }
+
+    /// Writes what an opening connection has to say.
+    async fn flush(&mut self) -> Result<(), Option<Limit>> {
+        self.wire.drain(&mut self.out);
+        self.write(WRITE_TIMEOUT).await.map_err(|_| Some(Limit::HandshakeFailed))
     }
 
     /// Converses until the end.
@@ -168,6 +186,7 @@ impl Conversation {
                 self.say_goodbye().await;
             }
             End::Dismissed(code, why) => {
+                self.core.closing(code);
                 self.wire.close(code, why);
                 self.say_goodbye().await;
             }
@@ -239,7 +258,7 @@ impl Conversation {
                 self.core.enter(|shard, now, _| shard.handle_sign_of_life(now, id));
             }
             Received::Closed(code) => return Some(End::Closed(code)),
-            Received::Opened(_) => {}
+            Received::Opened(_) | Received::Visited => {}
         }
         None
     }
@@ -248,6 +267,7 @@ impl Conversation {
     /// it broke TLS, which anybody on the way can do to it, so that it may resume.
     fn fail(&mut self, fault: Fault) -> End {
         if let Fault::WebSocket(code, why) = fault {
+            self.core.closing(code);
             self.wire.close(code, why);
             let id = self.id;
             self.core.enter(|shard, now, _| shard.handle_breach(now, id, code));

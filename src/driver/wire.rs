@@ -1,4 +1,5 @@
-//! One TCP connection's bytes: TLS if the first byte says so, the HTTP upgrade, WebSocket frames.
+//! One TCP connection's bytes: TLS if the first byte says so, the HTTP upgrade or the page's files,
+//! WebSocket frames.
 //! Sans-IO: bytes in, messages out and the other way round, so that the whole of it can move to
 //! another thread between two reads. Called by `websocket`, which owns the socket.
 
@@ -19,7 +20,8 @@ use tungstenite::{
 };
 
 use crate::{
-    limits::{MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX, UNFINISHED_BYTES_MAX},
+    control::LinkPage,
+    limits::{FILES_MAX, MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX, UNFINISHED_BYTES_MAX},
     signalling::{CloseCode, Frame},
 };
 
@@ -30,17 +32,20 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// connections keep it.
 const READ_BUFFER_BYTES: usize = 1_024;
 
-/// What TLS and plaintext a connection may use.
+/// What a connection may use.
 #[derive(Debug, Clone)]
-pub struct Security {
+pub struct Terms {
     /// Our certificate; `None` where a proxy terminates TLS.
     pub tls: Option<Arc<ServerConfig>>,
     /// Whether this peer may do without.
     pub plaintext: bool,
+    /// The page to talk on, for those who ask for it instead of a WebSocket.
+    pub page: Option<Arc<LinkPage>>,
 }
 
 /// One connection's bytes.
 pub struct Wire {
+    terms: Terms,
     layer: Layer,
     stage: Stage,
     /// The peer has said over TLS that no more bytes come.
@@ -51,16 +56,18 @@ pub struct Wire {
 
 enum Layer {
     /// Nothing has arrived; the first byte decides.
-    Undecided(Security),
+    Undecided,
     Plain,
     Tls(Box<ServerConnection>),
 }
 
 enum Stage {
-    /// Part of an HTTP request, and of an answer that refuses it.
+    /// Part of an HTTP request, what has been answered and not been written, and how many files
+    /// were given.
     Request {
         request: Vec<u8>,
         answer: Vec<u8>,
+        files: usize,
     },
     Open(Box<WebSocket<Pipe>>),
 }
@@ -68,6 +75,8 @@ enum Stage {
 /// What a connection's bytes amount to.
 #[derive(Debug)]
 pub enum Received {
+    /// Somebody was given a file of the page, and may ask for the next thing.
+    Visited,
     /// The WebSocket is open; the request's query string.
     Opened(Option<String>),
     /// A message.
@@ -90,6 +99,9 @@ pub enum Fault {
     /// The peer's side of TLS is closed.
     #[error("the peer has closed TLS")]
     Ended,
+    /// All files of the page were given that one connection may ask for.
+    #[error("enough of the page was given")]
+    Finished,
     /// No WebSocket upgrade; an HTTP answer is waiting to be sent.
     #[error("not a WebSocket upgrade")]
     Request,
@@ -100,10 +112,11 @@ pub enum Fault {
 
 impl Wire {
     /// A connection that has just been accepted.
-    pub fn new(security: Security) -> Self {
+    pub fn new(terms: Terms) -> Self {
         Self {
-            layer: Layer::Undecided(security),
-            stage: Stage::Request { request: Vec::new(), answer: Vec::new() },
+            terms,
+            layer: Layer::Undecided,
+            stage: Stage::Request { request: Vec::new(), answer: Vec::new(), files: 0 },
             ended: false,
             unfinished: 0,
         }
@@ -111,13 +124,13 @@ impl Wire {
 
     /// What is left in the place of one that has moved.
     pub fn spent() -> Self {
-        Self::new(Security { tls: None, plaintext: false })
+        Self::new(Terms { tls: None, plaintext: false, page: None })
     }
 
     /// Takes bytes from the socket.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Fault> {
-        if let (Layer::Undecided(security), Some(first)) = (&self.layer, bytes.first()) {
-            self.layer = decide(security, *first)?;
+        if let (Layer::Undecided, Some(first)) = (&self.layer, bytes.first()) {
+            self.layer = decide(&self.terms, *first)?;
         }
         let Layer::Tls(tls) = &mut self.layer else {
             self.unfinished += bytes.len();
@@ -212,13 +225,15 @@ impl Wire {
                     }
                 }
             }
-            Layer::Plain | Layer::Undecided(_) if out.is_empty() => *out = waiting,
-            Layer::Plain | Layer::Undecided(_) => out.extend_from_slice(&waiting),
+            Layer::Plain | Layer::Undecided if out.is_empty() => *out = waiting,
+            Layer::Plain | Layer::Undecided => out.extend_from_slice(&waiting),
         }
     }
 
     fn upgrade(&mut self) -> Result<Option<Received>, Fault> {
-        let Stage::Request { request: bytes, answer } = &mut self.stage else { return Ok(None) };
+        let Stage::Request { request: bytes, answer, files } = &mut self.stage else {
+            return Ok(None);
+        };
         if bytes.is_empty() {
             return Ok(None);
         }
@@ -231,6 +246,13 @@ impl Wire {
             }
         };
         let Ok(response) = create_response(&request) else {
+            *files += 1;
+            let last = *files >= FILES_MAX;
+            let page = self.terms.page.as_ref();
+            if page.is_some_and(|page| page.answer(request.uri().path(), last, answer)) {
+                bytes.drain(..len);
+                return if last { Err(Fault::Finished) } else { Ok(Some(Received::Visited)) };
+            }
             answer.extend_from_slice(UPGRADE_REQUIRED);
             return Err(Fault::Request);
         };
@@ -259,15 +281,15 @@ const BAD_REQUEST: &[u8] =
 const UPGRADE_REQUIRED: &[u8] = b"HTTP/1.1 426 Upgrade Required\r\nConnection: close\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nContent-Length: 0\r\n\r\n";
 
-fn decide(security: &Security, first: u8) -> Result<Layer, Fault> {
-    match &security.tls {
+fn decide(terms: &Terms, first: u8) -> Result<Layer, Fault> {
+    match &terms.tls {
         Some(config) if first == TLS_HANDSHAKE => {
             let mut tls = ServerConnection::new(config.clone()).map_err(|_| Fault::Tls)?;
             // What waits to be sent is bounded by the outbox, whole messages at a time.
             tls.set_buffer_limit(None);
             Ok(Layer::Tls(Box::new(tls)))
         }
-        _ if first != TLS_HANDSHAKE && security.plaintext => Ok(Layer::Plain),
+        _ if first != TLS_HANDSHAKE && terms.plaintext => Ok(Layer::Plain),
         _ => Err(Fault::Plaintext),
     }
 }
@@ -349,7 +371,7 @@ impl Write for Pipe {
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let layer = match self.layer {
-            Layer::Undecided(_) => "undecided",
+            Layer::Undecided => "undecided",
             Layer::Plain => "plain",
             Layer::Tls(_) => "tls",
         };
@@ -367,7 +389,7 @@ mod tests {
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
     fn plain() -> Wire {
-        Wire::new(Security { tls: None, plaintext: true })
+        Wire::new(Terms { tls: None, plaintext: true, page: None })
     }
 
     fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
@@ -454,6 +476,34 @@ mod tests {
     }
 
     #[test]
+    fn whoever_asks_for_the_page_gets_it_and_may_ask_on_but_not_for_ever() {
+        let page = Some(Arc::new(LinkPage::new("localhost:8443")));
+        let mut wire = Wire::new(Terms { tls: None, plaintext: true, page });
+        let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes();
+        // Two at once, of which the second comes in pieces.
+        let second = get("/page/main.js");
+        wire.feed(&[&get("/"), &second[..9]].concat()).unwrap();
+        assert!(matches!(wire.receive(), Ok(Some(Received::Visited))));
+        assert!(wire.receive().unwrap().is_none());
+        wire.feed(&second[9..]).unwrap();
+        assert!(matches!(wire.receive(), Ok(Some(Received::Visited))));
+        let mut out = Vec::new();
+        wire.drain(&mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/html"), "{text}");
+        assert_eq!(text.matches("HTTP/1.1 200").count(), 2);
+        for _ in 2..FILES_MAX - 1 {
+            wire.feed(&get("/page/icon.svg")).unwrap();
+            assert!(matches!(wire.receive(), Ok(Some(Received::Visited))));
+        }
+        wire.feed(&get("/")).unwrap();
+        assert_eq!(wire.receive().err(), Some(Fault::Finished));
+        let mut out = Vec::new();
+        wire.drain(&mut out);
+        assert!(String::from_utf8_lossy(&out).contains("connection: close"));
+    }
+
+    #[test]
     fn too_long_and_ill_formed_messages_have_close_codes() {
         let mut wire = opened();
         let mut huge = vec![0x81, 0xFF];
@@ -490,7 +540,8 @@ mod tests {
             .with_no_client_auth();
         let name = "localhost".try_into().unwrap();
         let mut client = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
-        let mut wire = Wire::new(Security { tls: Some(Arc::new(server)), plaintext: false });
+        let tls = Some(Arc::new(server));
+        let mut wire = Wire::new(Terms { tls, plaintext: false, page: None });
         for _ in 0..10 {
             wire.feed(&said(&mut client)).unwrap();
             let mut out = Vec::new();
@@ -537,7 +588,7 @@ mod tests {
 
     #[test]
     fn plaintext_where_it_is_not_allowed_is_refused() {
-        let mut wire = Wire::new(Security { tls: None, plaintext: false });
+        let mut wire = Wire::new(Terms { tls: None, plaintext: false, page: None });
         assert_eq!(wire.feed(b"GET").err(), Some(Fault::Plaintext));
         let mut wire = plain();
         assert_eq!(wire.feed(&[TLS_HANDSHAKE]).err(), Some(Fault::Plaintext), "no certificate");

@@ -14,7 +14,13 @@ use std::net::Ipv4Addr;
 
 use chromium::{Chromium, Devices, Setup};
 use fantoccini::key::Key;
-use support::{proxy::Proxy, relay::Relay, server::Server, tone::VOICES, trust::trusting};
+use support::{
+    proxy::Proxy,
+    relay::Relay,
+    server::{GUILD, Server},
+    tone::VOICES,
+    trust::trusting,
+};
 use tab::{ENOUGH, Sight, Tab};
 use voice::{Voice, on_one_thread};
 
@@ -59,6 +65,48 @@ fn two_tabs_of_one_browser_hear_each_other() {
         ann.click("#leave").await;
         bob.until("Ann's tile is gone", |it| it.tile(&ann_id).is_none()).await;
         assert_nothing_lost(&server);
+        browser.close().await;
+    });
+}
+
+#[test]
+fn links_let_people_in_where_there_are_no_visitors() {
+    on_one_thread(async {
+        let Some(browser) = Chromium::start(setup(VOICES[0])).await else { return };
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let secret = state.path().join("control.secret");
+        std::fs::write(&secret, "0123456789abcdef").expect("a file can be written");
+        let secret = secret.display().to_string();
+        let server = Server::within(state.path(), &[("CONTROL_SECRET_FILE", &secret)]);
+        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
+        let eve = Tab::another(&browser).await;
+        eve.open_gateway(&server).await;
+        eve.until("the page says who is let in", |it| {
+            it.alert.as_ref().is_some_and(|words| words.contains("stentor grant"))
+        })
+        .await;
+        ann.open_link(&server, 10, "Ann").await;
+        bob.open_link(&server, 11, "Bob").await;
+        assert_eq!(ann.join_and_connect().await, "10");
+        assert_eq!(bob.join_and_connect().await, "11");
+        ann.until_hears("11", VOICES[0]).await;
+        bob.until_hears("10", VOICES[0]).await;
+        ann.click("#camera").await;
+        sees(&bob, &ann, "10").await;
+        let seen = bob.look().await;
+        assert_eq!(seen.tile("10").map(|tile| tile.name.as_str()), Some("user 10"));
+
+        // A link can be opened again, until the grant is taken away.
+        ann.reload().await;
+        assert_eq!(ann.join_and_connect().await, "10");
+        bob.until_hears("10", VOICES[0]).await;
+        server.api("DELETE", &format!("/v1/grants/{GUILD}/10"), None);
+        ann.until("Ann is told", |it| it.alert.is_some()).await;
+        ann.join().await;
+        ann.until("the link is of no use", |it| {
+            it.alert.as_ref().is_some_and(|words| words.contains("a new one"))
+        })
+        .await;
         browser.close().await;
     });
 }

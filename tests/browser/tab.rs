@@ -12,10 +12,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
+    CHANNEL,
     chromium::Chromium,
     support::{
         WAIT,
-        server::{GUILD, Server},
+        server::{GUILD, Grant, Server},
     },
 };
 
@@ -146,6 +147,29 @@ impl<'a> Tab<'a> {
         let page = format!("http://{address}/?server={GUILD}&channel={channel}&name={name}");
         self.show().await;
         self.browser.client().goto(&page).await.expect("the page opens");
+        self.prepare().await;
+    }
+
+    /// Opens a link that lets this user in, as `stentor grant --link` prints it but for TLS, and
+    /// fills a name in.
+    pub async fn open_link(&self, server: &Server, user: u64, name: &str) {
+        let Grant { server: guild, channel, user, session, token, .. } =
+            server.grant(CHANNEL, user);
+        let link = format!(
+            "http://{}/#server={guild}&channel={channel}&user={user}&session={session}&token={token}",
+            server.gateway()
+        );
+        self.show().await;
+        self.browser.client().goto(&link).await.expect("the page opens");
+        self.prepare().await;
+        self.script(&format!("document.getElementById('name').value = '{name}'")).await;
+    }
+
+    /// Opens the gateway's address without a link.
+    pub async fn open_gateway(&self, server: &Server) {
+        self.show().await;
+        let address = format!("http://{}/", server.gateway());
+        self.browser.client().goto(&address).await.expect("the page opens");
         self.prepare().await;
     }
 

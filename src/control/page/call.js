@@ -27,6 +27,11 @@ const MEDIA_MS = 10000;
 
 const SPEAKING = 1;
 
+/** Close code for credentials that the server does not know. */
+const UNKNOWN_GRANT = 4004;
+const OLD_LINK =
+  "This link lets nobody in any more: links end when the server is started again. Ask for a new one.";
+
 export class Call extends EventTarget {
   #visit;
   #grant = null;
@@ -50,7 +55,7 @@ export class Call extends EventTarget {
   muted = false;
   deafened = false;
 
-  /** `{name, server, channel}`. */
+  /** `{name, server, channel}`; with `{grant}` if a link has brought it. */
   constructor(visit) {
     super();
     this.#visit = visit;
@@ -165,10 +170,11 @@ export class Call extends EventTarget {
     this.#end("You have left.", { asked: true });
   }
 
-  /** Asks for a grant, and begins a session with it. */
+  /** Asks for a grant, unless a link has brought it, and begins a session with it. */
   async #enter() {
     try {
-      this.#grant = await requestGrant({ ...this.#visit, previous: this.#grant });
+      this.#grant =
+        this.#visit.grant ?? (await requestGrant({ ...this.#visit, previous: this.#grant }));
     } catch (error) {
       if (this.state === "ended") return;
       if (error instanceof Refused) return this.#end(error.message);
@@ -187,8 +193,9 @@ export class Call extends EventTarget {
       const words = "The connection to the server is lost. Sound goes on while it can.";
       this.#setState("reconnecting", words, ms);
     });
-    on("over", ({ anew, words }) => {
+    on("over", ({ anew, code, words }) => {
       if (!anew) return this.#end(words);
+      if (this.#visit.grant && code === UNKNOWN_GRANT) return this.#end(OLD_LINK);
       this.#dropPeer();
       this.#enterLater("The server has forgotten this session. Joining again.");
     });
@@ -362,7 +369,8 @@ export class Call extends EventTarget {
   }
 
   async #learnNames() {
-    if (!this.roster.lacksNames()) return;
+    // Who comes by a link knows only numbers.
+    if (this.#visit.grant || !this.roster.lacksNames()) return;
     try {
       this.roster.setNames(await fetchNames(this.#visit.channel));
     } catch {

@@ -1,6 +1,7 @@
 // The page's elements: shows a call and passes on what people do. Decides nothing about the call.
 
 import { Call } from "./call.js";
+import { readLink } from "./link.js";
 import { NoDevice, listDevices } from "./media.js";
 import { Tiles } from "./tiles.js";
 
@@ -18,8 +19,14 @@ const STATES = {
   ended: "Not in a channel",
 };
 
+/** Says so on a server that lets nobody in who brings no link. */
+const NO_LINK =
+  "This server lets in whoever opens a link. Whoever runs it prints one with: " +
+  "stentor grant --server-id 1 --channel 2 --user 10 --link";
+
 export class Ui {
   #call = null;
+  #grant = readLink(location.hash, location.origin);
   #name = "";
   #tiles = new Tiles();
   #grade = null;
@@ -29,6 +36,7 @@ export class Ui {
     const query = new URLSearchParams(location.search);
     this.server = query.get("server") || undefined;
     for (const id of REMEMBERED) $(id).value = query.get(id) ?? recall(id) ?? $(id).value;
+    this.#openDoor();
     $("join").addEventListener("submit", (event) => {
       event.preventDefault();
       this.#join({ listening: false });
@@ -59,12 +67,29 @@ export class Ui {
     return this.#call;
   }
 
+  /** A link says which channel; without one, not every server lets people in. */
+  #openDoor() {
+    // Another link in the same tab changes nothing but the fragment.
+    addEventListener("hashchange", () => location.reload());
+    if (this.#grant) {
+      $("channel").value = this.#grant.channel_id;
+      $("channel").readOnly = true;
+      $("channel-hint").textContent = "The link is for this channel. Others see you by a number.";
+    } else if (document.documentElement.dataset.door === "link") {
+      $("join").hidden = $("sound").hidden = true;
+      this.#alert(NO_LINK);
+      $("alert-close").hidden = true;
+    }
+  }
+
   async #join({ listening }) {
     if (this.#call) return;
     this.#hideAlert();
     for (const id of REMEMBERED) remember(id, $(id).value);
     this.#name = $("name").value.trim();
-    const call = new Call({ name: this.#name, server: this.server, channel: $("channel").value });
+    const visit = { name: this.#name, server: this.server, channel: $("channel").value };
+    if (this.#grant) visit.grant = this.#grant;
+    const call = new Call(visit);
     this.#call = call;
     this.#setBusy(true);
     this.#follow(call);
