@@ -2,8 +2,16 @@
 //! the network cuts them into pieces.
 #![no_main]
 
+use std::sync::{Arc, LazyLock};
+
 use libfuzzer_sys::fuzz_target;
-use stentor::driver::wire::{Security, Wire};
+use stentor::{
+    control::LinkPage,
+    driver::wire::{Terms, Wire},
+};
+
+static PAGE: LazyLock<Arc<LinkPage>> =
+    LazyLock::new(|| Arc::new(LinkPage::new("voice.example.org:443")));
 
 fuzz_target!(|input: &[u8]| {
     let Some((&piece, bytes)) = input.split_first() else { return };
@@ -13,7 +21,8 @@ fuzz_target!(|input: &[u8]| {
 
 /// All that is received, up to and with the fault that ends it, and what is answered.
 fn outcome(bytes: &[u8], piece: usize) -> (Vec<String>, Vec<u8>) {
-    let mut wire = Wire::new(Security { tls: None, plaintext: true });
+    let page = Some(PAGE.clone());
+    let mut wire = Wire::new(Terms { tls: None, plaintext: true, page });
     let mut seen = Vec::new();
     let mut answer = Vec::new();
     'connection: for piece in bytes.chunks(piece) {
