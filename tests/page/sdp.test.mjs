@@ -3,7 +3,7 @@ import { test } from "node:test";
 
 import { listCodecs } from "./codecs.js";
 import { all, offer } from "./offer.mjs";
-import { answer, fragment, parseTemplate, sections, ssrcs } from "./sdp.js";
+import { answer, fragment, parseTemplate, sections, ssrcs, staysHome } from "./sdp.js";
 
 const text = [
   "m=audio 50000 ICE/SDP",
@@ -43,6 +43,16 @@ test("the fragment has what the server needs, once, and nothing of an m-line", (
     "a=rtpmap:96 VP8/90000",
     "a=rtpmap:97 rtx/90000",
   ]);
+});
+
+test("a server on this machine is known by its address", () => {
+  const at = (address) => staysHome(parseTemplate(text.replace("IN IP4 203.0.113.10", address)));
+  for (const address of ["IN IP4 127.0.0.1", "IN IP4 127.0.0.9", "IN IP6 ::1"]) {
+    assert.ok(at(address), address);
+  }
+  for (const address of ["IN IP4 203.0.113.127", "IN IP4 12.7.0.1", "IN IP6 ::127"]) {
+    assert.ok(!at(address), address);
+  }
 });
 
 test("a template is read, and one that lacks something says what", () => {

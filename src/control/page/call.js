@@ -27,6 +27,12 @@ const MEDIA_MS = 10000;
 
 const SPEAKING = 1;
 
+/** What Firefox does not do unless it is told to; nothing else needs telling. */
+const IS_FIREFOX = navigator.userAgent.includes("Firefox/");
+const FIREFOX_STAYS_AWAY =
+  "Firefox sends no media to the machine it runs on. To try this page out there, open about:config, " +
+  "set media.peerconnection.ice.loopback to true, and join again.";
+
 /** Close code for credentials that the server does not know. */
 const UNKNOWN_GRANT = 4004;
 const OLD_LINK =
@@ -337,6 +343,7 @@ export class Call extends EventTarget {
   #mediaFailed(why) {
     if (this.state === "ended") return;
     clearTimeout(this.#mediaTimer);
+    if (IS_FIREFOX && this.#peer?.staysHome) return this.#end(FIREFOX_STAYS_AWAY);
     this.#setState("reconnecting", `Media does not come through (${why}). Trying again…`);
     // Without the gateway nobody can be asked for a new one; #handleLive does it then.
     if (this.#gateway?.isLive) this.#newPeer();

@@ -5,7 +5,7 @@
 // gone; "failure" {error} when the browser does not take a description.
 
 import { capabilities, listCodecs } from "./codecs.js";
-import { answer, fragment, parseTemplate, sections, ssrcs } from "./sdp.js";
+import { answer, fragment, parseTemplate, sections, ssrcs, staysHome } from "./sdp.js";
 
 /** What is sent at most, bit/s. */
 const AUDIO_BITS_MAX = 64000;
@@ -44,6 +44,11 @@ export class Peer extends EventTarget {
 
   get state() {
     return this.#connection.connectionState;
+  }
+
+  /** Whether the server is known, and is on this machine. */
+  get staysHome() {
+    return this.#template !== null && staysHome(this.#template);
   }
 
   /** What Select Protocol says: `{sdp, codecs}`. */

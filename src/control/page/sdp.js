@@ -63,6 +63,11 @@ export function parseTemplate(text) {
   return template;
 }
 
+/** Whether the server is to be reached on this machine alone. */
+export function staysHome(template) {
+  return /^IN (IP4 127\.|IP6 ::1$)/.test(template.connection);
+}
+
 /**
  * The m-sections of a local description: `{kind, mid, direction, stopped, lines}` each. `stopped`
  * is one whose place in the list is all that is left of it.

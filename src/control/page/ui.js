@@ -75,6 +75,10 @@ export class Ui {
       $("channel").value = this.#grant.channel_id;
       $("channel").readOnly = true;
       $("channel-hint").textContent = "The link is for this channel. Others see you by a number.";
+      $("invitation").textContent =
+        "Talk with whoever is in the channel. A link is for one person: opened elsewhere it takes " +
+        "this place.";
+      $("alone").textContent = "Nobody else is here yet.";
     } else if (document.documentElement.dataset.door === "link") {
       $("join").hidden = $("sound").hidden = true;
       this.#alert(NO_LINK);
