@@ -36,6 +36,23 @@ test("rates and losses are those since the report before", () => {
   assert.equal(grade, "good");
 });
 
+test("where the transport counts no bytes its pair does", () => {
+  const firefox = (seconds) => {
+    const all = report(seconds, { received: 0, lost: 0 });
+    const { bytesSent, bytesReceived, ...transport } = all.get("T");
+    const timestamp = transport.timestamp;
+    all.set("T", transport);
+    return all.set("P", { ...all.get("P"), timestamp, bytesSent, bytesReceived });
+  };
+  const { up, down } = quality(firefox(10), firefox(12));
+  assert.deepEqual([up, down], [32, 64]);
+  // Another pair than before: nothing to compare with.
+  const moved = firefox(12);
+  moved.set("Q", { ...moved.get("P"), id: "Q" });
+  moved.get("T").selectedCandidatePairId = "Q";
+  assert.equal(quality(firefox(10), moved).up, null);
+});
+
 test("the first report knows no rates", () => {
   const { up, down, lossIn } = quality(null, report(10, { received: 0, lost: 0 }));
   assert.deepEqual([up, down, lossIn], [null, null, null]);

@@ -14,9 +14,11 @@ export function quality(before, after) {
   const of = (type, kind) => list.filter((it) => it.type === type && (!kind || it.kind === kind));
   const transport = of("transport")[0];
   const pair = transport && after.get(transport.selectedCandidatePairId);
-  const earlier = transport && before?.get(transport.id);
-  const seconds = earlier ? (transport.timestamp - earlier.timestamp) / 1000 : 0;
-  const rate = (key) => (seconds ? ((transport[key] - earlier[key]) * 8) / 1000 / seconds : null);
+  // Firefox counts the pair's bytes alone.
+  const counted = [transport, pair].find((it) => Number.isFinite(it?.bytesSent));
+  const earlier = counted && before?.get(counted.id);
+  const seconds = earlier ? (counted.timestamp - earlier.timestamp) / 1000 : 0;
+  const rate = (key) => (seconds ? ((counted[key] - earlier[key]) * 8) / 1000 / seconds : null);
 
   const received = growth(before, of("inbound-rtp"), "packetsReceived");
   const lost = Math.max(0, growth(before, of("inbound-rtp"), "packetsLost"));
