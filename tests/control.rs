@@ -196,7 +196,6 @@ impl FakeShard {
             Rooms::One(channel) => room.room_id == channel,
             Rooms::All => true,
         };
-        let mine = all.iter().filter(|_| self.index == 0).filter(wanted).cloned().collect();
         ShardReport {
             shard: ShardId(self.index),
             port: 50_000 + self.index,
@@ -209,7 +208,7 @@ impl FakeShard {
             restarts: 0,
             loop_time: Latency::default(),
             forwarding: Latency::default(),
-            rooms: mine,
+            rooms: all.iter().filter(|_| self.index == 0).filter(wanted).cloned().collect(),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The control plane: one ordinary thread with tokio and axum, beside the shards and off the packet
 //! path. It holds grants and decides admissions (`authority`, sans-IO), answers the backend over
 //! HTTP (`api` and the resources under it), and tells it what happens (`event_log`, `webhook`). A
-//! development server has a `page` to talk on, and every gateway gives its files (`link_page`). Control meets the shards only in `driver::queues`.
-//! Started by `driver::server`.
+//! development server has a `page` to talk on, and every gateway gives its files (`link_page`).
+//! Control meets the shards only in `driver::queues`. Started by `driver::server`.
 
 mod api;
 pub mod authority;

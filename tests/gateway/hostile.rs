@@ -136,7 +136,7 @@ fn what_is_not_http_is_let_go() {
     let talks: [&[u8]; 6] = [
         b"\0\0\0\0\0\0\0\0\r\n\r\n",
         b"SSH-2.0-OpenSSH_9.9\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /favicon.ico HTTP/1.1\r\nHost: x\r\n\r\n",
         b"POST /?v=8 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
         &long_line,
         &many_headers,
