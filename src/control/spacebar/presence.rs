@@ -139,6 +139,12 @@ impl Authority {
         theirs.any(|(_, live)| live.kind == Kind::Voice && live.channel == channel)
     }
 
+    /// Whether the user has a voice session by Spacebar's leave.
+    pub(super) fn is_here(&self, user: UserId) -> bool {
+        let mut theirs = self.sessions.of_user(user);
+        theirs.any(|(_, live)| live.kind == Kind::Voice && live.backend == BackendName::Spacebar)
+    }
+
     /// People who were here before this process was.
     pub(super) fn expect(&mut self, departures: Vec<Departure>) {
         let Some(spacebar) = &mut self.spacebar else { return };
