@@ -22,7 +22,7 @@ use super::{
     event::Notice,
     rabbitmq,
     region::Regions,
-    row::VoiceRow,
+    row::{StreamRow, VoiceRow},
     tally::{Tally, count},
     vigil::{self, Marks},
 };
@@ -353,9 +353,12 @@ async fn write(
             let left = desk.database.leave(departure, *channel, is_retry).await?;
             Ok(left.iter().map(|row| Notice::left(row, guild, *channel)).collect())
         }
-        Stay::Stream { .. } => {
+        Stay::Stream { is_owner, key } => {
             let Some(ended) = desk.database.leave_stream(departure).await? else {
-                return Ok(Vec::new());
+                // An attempt whose answer was lost may have been carried out.
+                let is_over = *is_owner && is_retry;
+                let told = is_over.then(|| StreamRow::of_key(holder.server, key)).flatten();
+                return Ok(told.iter().map(Notice::stream_ended).collect());
             };
             let stream = &ended.stream;
             let owner = ended.owner.as_ref();

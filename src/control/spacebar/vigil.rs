@@ -30,8 +30,9 @@ const CHECK_PERIOD: Duration = Duration::from_secs(5);
 /// Time after a notification in which others are gathered.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Time after an event in which the row is saved that it tells of: Spacebar does both at once. Less
-/// than somebody gets who is elsewhere, so that an event that was wrong, or came late, ends nothing.
+/// Time after an event in which the row is saved that it tells of: Spacebar does both at once.
+/// Shorter than the grace of who is elsewhere, so that an event that is wrong, or late, ends
+/// nothing.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// Users whose rows are to be read; more, and everybody's are.
