@@ -79,7 +79,7 @@ fn discord_py_goes_on_after_a_restart_in_a_spacebars_channel() {
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
     let mut server = Server::with(&settings);
-    let endpoint = server.gateway().to_string();
+    let endpoint = format!("localhost:{}", server.gateway().port());
     spacebar.point_at(&endpoint);
     let grant = Grant { endpoint, ..spacebar.enter(10, CHANNEL) };
     let tone = Tone::new(VOICES[0]);
