@@ -461,7 +461,10 @@ fn a_resume_of_a_session_lost_to_a_restart_becomes_a_new_one() {
     let mut world = World::new();
     world.wait(Duration::ZERO);
     let serial = world.revive(7);
+    let is_in = |world: &World| world.authority.is_in(UserId(7), ChannelId(5));
+    assert!(!is_in(&world), "he may have to be called yet");
     world.tell(Event::Connected { serial, transport: "udp" });
+    assert!(is_in(&world));
     assert!(world.wait(Duration::from_secs(20)).is_empty(), "it has taken it up");
     // Who is here cannot be brought back.
     let ticket = world.resume(8).expect("it is looked up");
