@@ -126,7 +126,10 @@ fn every_setting_is_read_from_all_three_places() {
             "spacebar.rabbitmq" => broker,
             "spacebar.rabbitmq_file" => broker_file.path().to_str().unwrap(),
             "spacebar.events" => "notify",
-            "spacebar.database_ca" | "spacebar.socket_path" | "spacebar.config_file" => "/x",
+            "spacebar.database_ca"
+            | "spacebar.rabbitmq_ca"
+            | "spacebar.socket_path"
+            | "spacebar.config_file" => "/x",
             _ => "a-long-enough-secret",
         };
         // What only goes together with another setting.
@@ -137,6 +140,11 @@ fn every_setting_is_read_from_all_three_places() {
             "spacebar.rabbitmq" | "spacebar.rabbitmq_file" => {
                 &[("spacebar.database", database), ("spacebar.events", "rabbitmq-single")]
             }
+            "spacebar.rabbitmq_ca" => &[
+                ("spacebar.database", database),
+                ("spacebar.events", "rabbitmq-single"),
+                ("spacebar.rabbitmq", broker),
+            ],
             "spacebar.socket_path" => {
                 &[("spacebar.database", database), ("spacebar.events", "unix")]
             }
@@ -383,6 +391,7 @@ fn backends_follow_from_what_is_given_unless_they_are_named() {
         (&[url, ("spacebar.events", "unix")], "EVENT_SOCKET_PATH"),
         (&[url, ("spacebar.events", "rabbitmq-single")], "spacebar.rabbitmq_file"),
         (&[("spacebar.database", "sqlite:x")], "not a PostgreSQL URL"),
+        (&[("spacebar.database", "postgres://h/d?sslmode=no-verify")], "verify-full"),
     ] {
         let error = flags_error(given);
         assert!(error.contains(complaint), "{given:?}: {error}");

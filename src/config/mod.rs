@@ -21,7 +21,7 @@ use std::{
 
 pub use secret::{KEY_BYTES_MIN, Secret, hex};
 pub use settings::{Flags, Origin, SETTINGS, Setting};
-pub use spacebar::{Exchanges, SpacebarDatabase, SpacebarEvents, SpacebarSettings};
+pub use spacebar::{Exchanges, SpacebarBroker, SpacebarDatabase, SpacebarEvents, SpacebarSettings};
 
 use crate::sfu::E2ee;
 

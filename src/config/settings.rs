@@ -58,6 +58,7 @@ settings! {
     "spacebar.socket_path" "DIRECTORY" "Spacebar's EVENT_SOCKET_PATH, with spacebar.events=unix",
     "spacebar.rabbitmq" "URL" "Spacebar's message broker, amqp://…; prefer spacebar.rabbitmq_file",
     "spacebar.rabbitmq_file" "FILE" "File holding spacebar.rabbitmq",
+    "spacebar.rabbitmq_ca" "FILE" "Certificate authority of the broker's server, PEM, for amqps:// [default: those the machine trusts]",
     "spacebar.config_file" "FILE" "Spacebar's CONFIG_PATH, where its regions are [default: its database]",
     "token.key" "HEX" "Key of signed tokens, 32 bytes or more [default on loopback: one made on first start]",
     "token.key_file" "FILE" "File holding token.key",

@@ -29,6 +29,28 @@ pub struct SpacebarDatabase {
     pub ca: Option<PathBuf>,
 }
 
+impl SpacebarDatabase {
+    /// The URL in the words of our client, which knows fewer ways to be careful: a certificate is
+    /// checked, name and all, wherever there is one.
+    pub(crate) fn understood_url(&self) -> String {
+        understood(&String::from_utf8_lossy(self.url.reveal()))
+    }
+}
+
+fn understood(url: &str) -> String {
+    let careful = ["sslmode=verify-full", "sslmode=verify-ca"];
+    careful.iter().fold(url.to_owned(), |url, mode| url.replace(mode, "sslmode=require"))
+}
+
+/// Where the message broker is.
+#[derive(Debug, Clone)]
+pub struct SpacebarBroker {
+    /// `amqp://…` or `amqps://…`, with a password in it.
+    pub url: Secret,
+    /// The certificate authority of its server, beside those that the machine trusts.
+    pub ca: Option<PathBuf>,
+}
+
 /// How changes are learnt, and what we have to say is said.
 #[derive(Debug, Clone)]
 pub enum SpacebarEvents {
@@ -36,8 +58,8 @@ pub enum SpacebarEvents {
     Unix(PathBuf),
     /// Spacebar's bus over RabbitMQ.
     RabbitMq {
-        /// `amqp://…` or `amqps://…`, with a password in it.
-        url: Secret,
+        /// Where it is.
+        broker: SpacebarBroker,
         /// How events are filed there.
         exchanges: Exchanges,
     },
@@ -107,11 +129,13 @@ pub(super) fn spacebar(reader: &Reader<'_>) -> Result<Option<SpacebarSettings>, 
     };
     // Its parser's own words may quote the password.
     let is_url = text.starts_with("postgres://") || text.starts_with("postgresql://");
-    if !is_url || tokio_postgres::Config::from_str(&text).is_err() {
+    if !is_url || tokio_postgres::Config::from_str(&understood(&text)).is_err() {
         return reader.object(
             key,
             "not a PostgreSQL URL",
-            "take Spacebar's DATABASE: postgres://user:password@host:5432/spacebar",
+            "take Spacebar's DATABASE: postgres://user:password@host:5432/spacebar; of its \
+             parameters, sslmode may be disable, require or verify-full, and an authority of your \
+             own goes into spacebar.database_ca",
         );
     }
     let ca = reader.find("spacebar.database_ca", parse::file)?.map(|given| given.value);
@@ -147,7 +171,9 @@ fn rabbitmq(reader: &Reader<'_>, exchanges: Exchanges) -> Result<SpacebarEvents,
             if !text.starts_with("amqp://") && !text.starts_with("amqps://") {
                 return reader.object(key, "not an AMQP URL", remedy);
             }
-            Ok(SpacebarEvents::RabbitMq { url: Secret::new(text), exchanges })
+            let ca = reader.find("spacebar.rabbitmq_ca", parse::file)?.map(|given| given.value);
+            let broker = SpacebarBroker { url: Secret::new(text), ca };
+            Ok(SpacebarEvents::RabbitMq { broker, exchanges })
         }
         None => {
             let problem = "required with spacebar.events=rabbitmq-…";

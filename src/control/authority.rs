@@ -45,6 +45,11 @@ const THROTTLE_KEYS_MAX: usize = 65_536;
 /// Within this time changes of who speaks, or watches, become one event (protocol.md §6.3).
 const COALESCE: Duration = Duration::from_millis(200);
 
+/// Time in which a client that meant to resume has taken up the new session it got instead: it
+/// needs one discovery and one Select Protocol. Those that cannot wait so long to be told to
+/// identify.
+const REVIVAL_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// What the operator decided about admissions.
 #[derive(Debug, Clone)]
 pub struct Rules {
@@ -118,6 +123,9 @@ pub struct Authority {
     pub(super) audiences: BTreeSet<ChannelId>,
     pub(super) outputs: VecDeque<Output>,
     pub(super) draining: bool,
+    /// Until then clients may show sessions that an earlier process, or a shard before its restart,
+    /// has taken with it.
+    pub(super) lost_until: Option<Instant>,
     /// [`GRANTS_MAX`]; a field so that a test can fill it.
     pub(super) grants_max: usize,
 }
@@ -127,6 +135,7 @@ pub struct Authority {
 pub(super) enum Deadline {
     Admission(Serial),
     Move(Serial),
+    Revival(Serial),
     Speaking(Serial),
     Viewers(ChannelId),
 }
@@ -152,6 +161,7 @@ impl Authority {
             audiences: BTreeSet::new(),
             outputs: VecDeque::new(),
             draining: false,
+            lost_until: None,
             grants_max: GRANTS_MAX,
         }
     }
@@ -206,6 +216,9 @@ impl Authority {
                 self.identified(now, wall, shard, serial);
             }
             News::Event(Event::Connected { serial, transport }) => {
+                if let Some(live) = self.sessions.get_mut(serial) {
+                    live.is_reviving = false;
+                }
                 self.publish_of(wall, serial, |subject| Occurrence::SessionConnected {
                     subject,
                     transport,
@@ -225,6 +238,7 @@ impl Authority {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant, wall: OffsetDateTime) {
         self.ledger.expire(wall);
+        self.lost_until.get_or_insert(now + self.rules.resume_window);
         while let Some(&(at, deadline)) = self.deadlines.first()
             && at <= now
         {
@@ -239,6 +253,11 @@ impl Authority {
                     let live = self.sessions.get(serial);
                     if live.is_some_and(|live| live.leave_at.is_some_and(|end| end <= now)) {
                         self.close(serial, CloseCode::Disconnected, DisconnectReason::Kicked);
+                    }
+                }
+                Deadline::Revival(serial) => {
+                    if self.sessions.get(serial).is_some_and(|live| live.is_reviving) {
+                        self.close(serial, CloseCode::SessionInvalid, DisconnectReason::Shutdown);
                     }
                 }
                 Deadline::Speaking(serial) => self.publish_speaking(wall, serial),
@@ -349,6 +368,9 @@ impl Authority {
             return self.command(shard, Command::Close { serial, code, reason });
         };
         live.identified_at = Some(wall);
+        if live.is_reviving {
+            self.deadlines.insert((now + REVIVAL_TIMEOUT, Deadline::Revival(serial)));
+        }
         let (holder, room, closing) = (live.holder, live.room, live.closing);
         let overtaken = std::mem::take(&mut live.policy_overtakes).then(|| live.policy.clone());
         let subject = live.subject();
@@ -430,6 +452,7 @@ impl Authority {
     }
 
     fn restarted(&mut self, now: Instant, wall: OffsetDateTime, shard: ShardId) {
+        self.lost_until = Some(now + self.rules.resume_window);
         for serial in self.sessions.on(shard) {
             let code = CloseCode::ServerCrashed.code();
             self.end(now, wall, serial, DisconnectReason::Shutdown, code);

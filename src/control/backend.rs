@@ -30,7 +30,7 @@ pub(super) trait Backend {
     fn report(&mut self, report: &Report<'_>);
 }
 
-/// One Identify that waits for an answer.
+/// One Identify, or Resume of a lost session, that waits for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
@@ -38,7 +38,10 @@ pub struct Ticket(pub u64);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Question<'a> {
     pub(super) ticket: Ticket,
-    pub(super) holder: Holder,
+    pub(super) server: ServerId,
+    /// Who identifies. Nobody is named by a Resume, of a session that went with an earlier process:
+    /// session and token alone must tell.
+    pub(super) user: Option<UserId>,
     pub(super) session: &'a SessionId,
     pub(super) token: &'a Token,
     /// The channel the client believes it joins.
@@ -63,6 +66,8 @@ pub(super) enum Answer {
 /// The rights an Identify turned out to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entitlement {
+    /// Whose they are.
+    pub user: UserId,
     /// A voice channel or a stream.
     pub kind: Kind,
     /// The channel as the backend calls it.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::BackendName,
-    id::{ChannelId, ConnectionId, ShardId, guest},
+    id::{ChannelId, ConnectionId, ServerId, SessionId, ShardId, Token, UserId, guest},
     limits::IDENTIFY_TIMEOUT,
     sfu::{Admission, AdmissionRequest, Command, Kind, Policy, Verdict},
     signalling::{CloseCode, Identify, Resume},
@@ -32,7 +32,39 @@ pub(super) struct Waiting {
     shard: ShardId,
     connection: ConnectionId,
     address: IpAddr,
-    identify: Identify,
+    shown: Shown,
+}
+
+/// What a connection showed that wants a session.
+#[derive(Debug)]
+struct Shown {
+    server: ServerId,
+    /// Named by Identify; a Resume names nobody.
+    user: Option<UserId>,
+    session: SessionId,
+    token: Token,
+    channel: Option<ChannelId>,
+}
+
+impl From<Identify> for Shown {
+    fn from(identify: Identify) -> Self {
+        let Identify { server, user, session, token, channel, .. } = identify;
+        Self { server, user: Some(user), session, token, channel }
+    }
+}
+
+impl From<Resume> for Shown {
+    fn from(resume: Resume) -> Self {
+        let Resume { server, session, token, channel, .. } = resume;
+        Self { server, user: None, session, token, channel }
+    }
+}
+
+impl Shown {
+    /// Why it is not let in, if nobody knows it.
+    fn refusal(&self) -> Refusal {
+        if self.user.is_some() { UNAUTHENTICATED } else { UNRESUMABLE }
+    }
 }
 
 pub(super) type Refusal = (CloseCode, &'static str);
@@ -56,33 +88,42 @@ impl Authority {
         request: AdmissionRequest,
     ) {
         let address = guest(address);
-        let verdict = match request {
-            _ if self.draining => Err(STOPPING),
-            AdmissionRequest::Resume(resume) => self.resume(&resume),
+        let shown = match request {
+            _ if self.draining => {
+                return self.answer(now, shard, connection, address, Err(STOPPING));
+            }
+            AdmissionRequest::Resume(resume) => match self.resume(&resume) {
+                // An earlier process may have had it: who is known is offered a new one.
+                Err(_) if self.may_be_lost(now, &address) => Shown::from(resume),
+                verdict => return self.answer(now, shard, connection, address, verdict),
+            },
             AdmissionRequest::Identify(identify) => {
                 let holder = Holder { server: identify.server, user: identify.user };
                 if !self.identifies.take(now, (holder, address)) {
-                    Err(TOO_FAST)
-                } else {
-                    self.last_ticket += 1;
-                    let ticket = Ticket(self.last_ticket);
-                    let is_suspect = self.failures.is_used_up(now, &address);
-                    match self.ask(wall, ticket, holder, &identify, is_suspect) {
-                        (_, Answer::Later) => {
-                            let waiting = Waiting { shard, connection, address, identify };
-                            self.waiting.insert(ticket, waiting);
-                            return;
-                        }
-                        (backend, Answer::Yes(entitlement)) => {
-                            self.admit(now, &identify, backend, entitlement)
-                        }
-                        (_, Answer::No) => Err(UNAUTHENTICATED),
-                        (_, Answer::Unavailable) => Err(UNAVAILABLE),
-                    }
+                    return self.answer(now, shard, connection, address, Err(TOO_FAST));
                 }
+                Shown::from(identify)
             }
         };
-        self.answer(now, shard, connection, address, verdict);
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        let is_suspect = self.failures.is_used_up(now, &address);
+        match self.ask(wall, ticket, &shown, is_suspect) {
+            (_, Answer::Later) => {
+                self.waiting.insert(ticket, Waiting { shard, connection, address, shown });
+            }
+            (backend, answer) => {
+                let waiting = Waiting { shard, connection, address, shown };
+                self.settle(now, backend, waiting, answer);
+            }
+        }
+    }
+
+    /// Whether a Resume of a session that is not here may be of one that was lost. Guesses are not
+    /// looked up: there is no end to them.
+    fn may_be_lost(&mut self, now: Instant, address: &IpAddr) -> bool {
+        self.lost_until.is_some_and(|until| now < until)
+            && !(self.rules.clients_have_addresses && self.failures.is_used_up(now, address))
     }
 
     /// A backend's late answer.
@@ -93,11 +134,22 @@ impl Authority {
         ticket: Ticket,
         answer: Answer,
     ) {
-        let Some(waiting) = self.waiting.remove(&ticket) else { return };
-        let Waiting { shard, connection, address, identify } = waiting;
+        if let Some(waiting) = self.waiting.remove(&ticket) {
+            self.settle(now, backend, waiting, answer);
+        }
+    }
+
+    fn settle(&mut self, now: Instant, backend: BackendName, waiting: Waiting, answer: Answer) {
+        let Waiting { shard, connection, address, shown } = waiting;
         let verdict = match answer {
-            Answer::Yes(entitlement) => self.admit(now, &identify, backend, entitlement),
-            Answer::No => Err(UNAUTHENTICATED),
+            Answer::Yes(entitlement) => self.admit(now, &shown, backend, entitlement),
+            Answer::No => {
+                // A Resume is told the same as ever, but counts: it was a guess, or is hopeless.
+                if shown.user.is_none() && self.rules.clients_have_addresses {
+                    self.failures.take(now, address);
+                }
+                Err(shown.refusal())
+            }
             Answer::Later | Answer::Unavailable => Err(UNAVAILABLE),
         };
         self.answer(now, shard, connection, address, verdict);
@@ -108,16 +160,16 @@ impl Authority {
         &mut self,
         wall: OffsetDateTime,
         ticket: Ticket,
-        holder: Holder,
-        identify: &Identify,
+        shown: &Shown,
         is_suspect: bool,
     ) -> (BackendName, Answer) {
         let question = Question {
             ticket,
-            holder,
-            session: &identify.session,
-            token: &identify.token,
-            channel: identify.channel,
+            server: shown.server,
+            user: shown.user,
+            session: &shown.session,
+            token: &shown.token,
+            channel: shown.channel,
             is_suspect,
         };
         let mut answers = self
@@ -148,16 +200,21 @@ impl Authority {
     fn admit(
         &mut self,
         now: Instant,
-        identify: &Identify,
+        shown: &Shown,
         backend: BackendName,
         entitlement: Entitlement,
     ) -> Result<Verdict, Refusal> {
-        let holder = Holder { server: identify.server, user: identify.user };
-        let Entitlement { kind, channel, policy } = entitlement;
+        let Entitlement { user, kind, channel, policy } = entitlement;
+        let holder = Holder { server: shown.server, user };
+        let is_reviving = shown.user.is_none();
+        // Whoever is here again has nothing to bring back.
+        if is_reviving && self.sessions.of(holder).next().is_some() {
+            return Err(UNRESUMABLE);
+        }
         let room = room(kind, holder.server, channel);
         let place = self.directory.get(room);
         if place.is_some_and(|place| (place.kind, place.server) != (kind, holder.server)) {
-            return Err(UNAUTHENTICATED);
+            return Err(shown.refusal());
         }
         if self.is_full(holder, room, &policy) {
             return Err(FULL);
@@ -171,16 +228,16 @@ impl Authority {
             server: holder.server,
             channel: room,
             user: holder.user,
-            session: identify.session.clone(),
-            token: identify.token.clone(),
+            session: shown.session.clone(),
+            token: shown.token.clone(),
             policy: policy.clone(),
         };
         self.deadlines.insert((now + ADMISSION_TIMEOUT, Deadline::Admission(serial)));
         let live = Live {
             holder,
             backend,
-            session: identify.session.clone(),
-            token: identify.token.clone(),
+            session: shown.session.clone(),
+            token: shown.token.clone(),
             kind,
             channel,
             room,
@@ -189,6 +246,7 @@ impl Authority {
             policy_overtakes: false,
             identified_at: None,
             closing: None,
+            is_reviving,
             superseded: false,
             leave_at: None,
             spoke: 0,

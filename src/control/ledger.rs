@@ -85,7 +85,10 @@ impl Backend for Ledger {
     }
 
     fn authenticate(&mut self, wall: OffsetDateTime, question: &Question<'_>) -> Answer {
-        let Some(grant) = self.grants.get(&question.holder) else { return Answer::No };
+        // Grants are not kept across processes, and neither is who had one.
+        let Some(user) = question.user else { return Answer::No };
+        let holder = Holder { server: question.server, user };
+        let Some(grant) = self.grants.get(&holder) else { return Answer::No };
         let is_channel = grant.kind == Kind::Stream
             || question.channel.is_none_or(|channel| channel == grant.channel);
         if grant.token == *question.token
@@ -95,7 +98,7 @@ impl Backend for Ledger {
             && grant.policy.permissions.connect
         {
             let Grant { kind, channel, policy, .. } = grant.clone();
-            return Answer::Yes(Entitlement { kind, channel, policy });
+            return Answer::Yes(Entitlement { user, kind, channel, policy });
         }
         Answer::No
     }

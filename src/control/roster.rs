@@ -37,6 +37,9 @@ pub(super) struct Live {
     pub(super) identified_at: Option<OffsetDateTime>,
     /// It was told to end; told again if it turns up after that.
     pub(super) closing: Option<(CloseCode, DisconnectReason)>,
+    /// Its client asked to resume a session that is lost and has yet to show that it understands
+    /// that this is another one.
+    pub(super) is_reviving: bool,
     /// A newer session of the holder is in its place.
     pub(super) superseded: bool,
     /// Its grant moved to another channel: until then it may stay.

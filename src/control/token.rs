@@ -125,15 +125,16 @@ impl Backend for SignedTokens {
         }
         let Ok(claims) = verify(&self.key, question.token, wall) else { return Answer::No };
         let permissions = claims.permissions.unwrap_or_default();
-        let is_theirs = claims.server == question.holder.server
-            && claims.user == question.holder.user
+        let is_theirs = claims.server == question.server
+            && question.user.is_none_or(|user| user == claims.user)
             && claims.session == *question.session;
         if !is_theirs || !permissions.connect {
             return Answer::No;
         }
         let room = RoomPolicy { e2ee: self.e2ee, ..RoomPolicy::default() };
         let policy = Policy { permissions, room, ..Policy::default() };
-        Answer::Yes(Entitlement { kind: claims.kind, channel: claims.channel, policy })
+        let Claims { user, kind, channel, .. } = claims;
+        Answer::Yes(Entitlement { user, kind, channel, policy })
     }
 
     fn watch(&mut self) -> Option<Change> {

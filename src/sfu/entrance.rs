@@ -49,6 +49,13 @@ impl Shard {
             {
                 self.join(now, id, &identify, *admission);
             }
+            // Its session is lost, and its user is known: it gets another one.
+            (Verdict::Join { admission, .. }, Some(AdmissionRequest::Resume(resume)))
+                if (admission.server, &admission.session) == (resume.server, &resume.session) =>
+            {
+                let identify = Identify::instead_of(resume, admission.user);
+                self.join(now, id, &identify, *admission);
+            }
             (Verdict::Resume { serial, .. }, Some(AdmissionRequest::Resume(resume))) => {
                 self.resume(now, id, serial, &resume);
             }

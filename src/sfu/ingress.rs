@@ -11,7 +11,7 @@ use crate::{
     metrics::DropReason,
     rtp::{
         Kind, Packet, classify,
-        discovery::{DISCOVERY_BYTES, parse_request, ping_reply, write_response},
+        discovery::ping_reply,
         extension::{abs_send_time, speaker_byte},
     },
     sfu::{
@@ -390,40 +390,6 @@ impl Shard {
         if self.by_source.get(&remote) == Some(&index) {
             self.by_source.remove(&remote);
         }
-    }
-
-    fn handle_discovery(
-        &mut self,
-        now: Instant,
-        path: Path,
-        bytes: &[u8],
-        egress: &mut Egress,
-    ) -> Result<(), DropReason> {
-        let ssrc = parse_request(bytes).ok_or(DropReason::Malformed)?;
-        let index = *self.by_ssrc.get(&ssrc).ok_or(DropReason::UnknownDiscovery)?;
-        let session = &mut self.sessions[index.index()];
-        if session.peer.is_some() {
-            return Err(DropReason::UnknownDiscovery);
-        }
-        if !session.discoveries.take(now) {
-            return Err(DropReason::RequestFlood);
-        }
-        let transport = self.transports[index.index()].as_mut();
-        let bound = transport.as_ref().and_then(|transport| transport.path()).or(session.candidate);
-        if session.is_plausible(path, bound) {
-            session.candidate = Some(path);
-            if transport.is_none_or(|transport| transport.discovered(path)) {
-                self.expect_from(index, path.remote);
-                self.note_connected(index);
-            }
-        }
-        let slot = egress.slot(Flow::NONE, path, DISCOVERY_BYTES);
-        let mut slot = slot.ok_or(DropReason::RequestFlood)?;
-        let out = slot.bytes().first_chunk_mut().ok_or(DropReason::RequestFlood)?;
-        write_response(ssrc, path.remote, out);
-        slot.commit(DISCOVERY_BYTES);
-        self.counters.answered += 1;
-        Ok(())
     }
 
     fn handle_ping(

@@ -12,6 +12,7 @@ mod command;
 mod control_packets;
 mod conversation;
 mod cursor;
+mod discovery;
 mod entrance;
 mod event;
 mod feedback;

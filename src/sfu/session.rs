@@ -223,6 +223,8 @@ pub struct Session {
     pub candidate: Option<Path>,
     /// The one address under which the shard's table of sources has the session.
     pub bound: Option<SocketAddr>,
+    /// Discovery that is answered after a pause.
+    pub discovery_owed: Option<(Ssrc, Path)>,
     /// Discovery requests it may still make.
     pub discoveries: Budget,
     /// Whether control knows that the media path is up.
@@ -313,6 +315,7 @@ impl Session {
             repeat_description: false,
             candidate: None,
             bound: None,
+            discovery_owed: None,
             discoveries: Budget::new(DISCOVERIES.0, DISCOVERIES.1),
             connected: false,
             reports: Budget::new(REPORTS.0, REPORTS.1),

@@ -267,6 +267,7 @@ impl Shard {
             match timer {
                 Timer::Connection(id) => self.check_connection(now, id),
                 Timer::Away(serial) => self.check_away(now, serial),
+                Timer::Discovery(serial) => self.check_discovery(serial, egress),
                 Timer::SinkWants(channel) => self.tell_lowered_wants(channel),
                 Timer::Handshake(serial) => self.check_handshake(now, serial, egress),
                 Timer::Consent(serial) => self.check_consent(now, serial),

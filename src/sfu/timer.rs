@@ -13,6 +13,8 @@ pub enum Timer {
     Connection(ConnectionId),
     /// A session's WebSocket has been away for as long as it may.
     Away(Serial),
+    /// A session is owed the answer to its discovery.
+    Discovery(Serial),
     /// Lowered sink wants of a channel are due to be told.
     SinkWants(ChannelId),
     /// A flight of a browser's handshake has brought no answer, or the handshake takes too long.

@@ -79,6 +79,16 @@ impl Identify {
     }
 }
 
+impl Identify {
+    /// What a client would have shown that meant to resume, as far as is known: nothing of what it
+    /// can do beside voice.
+    pub fn instead_of(resume: Resume, user: UserId) -> Self {
+        let Resume { server, channel, session, token, .. } = resume;
+        let (video, streams, dave_max) = (false, Vec::new(), 0);
+        Self { server, channel, user, session, token, video, streams, dave_max }
+    }
+}
+
 impl Resume {
     pub(super) fn parse(payload: Payload<'_>) -> Result<Self, Refusal> {
         #[derive(Deserialize)]

@@ -2,7 +2,8 @@
 
 Usage: discord_py.py GRANT FRAMES. GRANT is one object of `stentor grant`, FRAMES a file of Opus
 frames, each behind its length as a big-endian u16. Reads commands from standard input (speak,
-leave), writes one JSON object per event to standard output. The certificate comes from
+leave; quiet: from now on name no voice server to who asks for the channel it is in, as Spacebar
+does; event JSON: what its main gateway would pass on), writes one JSON object per event to standard output. The certificate comes from
 SSL_CERT_FILE, as for any user of the library.
 """
 
@@ -59,6 +60,8 @@ class Guild:
         self.id = int(grant["guild_id"])
         self.grant = grant
         self.voice = None
+        self.channel = None
+        self.quiet = False
         self.me = SimpleNamespace(voice=None, id=int(grant["user_id"]))
 
     async def change_voice_state(self, *, channel, self_deaf=False, self_mute=False):
@@ -69,19 +72,29 @@ class Guild:
             "guild_id": grant["guild_id"],
             "endpoint": grant["endpoint"],
         }
-        if PY_CORD:
-            state = RawVoiceStateUpdateEvent(data=state, state=None)
-            server = RawVoiceServerUpdateEvent(data=server, state=None)
+        is_silent = channel is None or (self.quiet and channel.id == self.channel)
+        self.channel = channel and channel.id
 
         async def answer():
-            await self.voice.on_voice_state_update(state)
-            if channel is not None:
-                await self.voice.on_voice_server_update(server)
+            await self.deliver("VOICE_STATE_UPDATE", state)
+            if not is_silent:
+                await self.deliver("VOICE_SERVER_UPDATE", server)
 
         asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(answer()))
 
+    async def deliver(self, name, data):
+        if name == "VOICE_STATE_UPDATE":
+            data = RawVoiceStateUpdateEvent(data=data, state=None) if PY_CORD else data
+            await self.voice.on_voice_state_update(data)
+        else:
+            data = RawVoiceServerUpdateEvent(data=data, state=None) if PY_CORD else data
+            await self.voice.on_voice_server_update(data)
+
     def get_member(self, _):
         return None
+
+    def get_channel(self, _):
+        return self.voice.channel
 
 
 class Channel:
@@ -136,8 +149,14 @@ async def main():
         tell("spoken", error=error and repr(error))
 
     queue = commands(loop)
-    while (command := await queue.get()) == "speak":
-        voice.play(Frames(sys.argv[2]), after=finished)
+    while (command := await queue.get()) not in ("leave", ""):
+        if command == "speak":
+            voice.play(Frames(sys.argv[2]), after=finished)
+        elif command == "quiet":
+            guild.quiet = True
+        elif command.startswith("event "):
+            event = json.loads(command.removeprefix("event "))
+            await guild.deliver(event["event"], event["data"])
     await voice.disconnect()
     await session.close()
     tell("left")

@@ -19,11 +19,13 @@ use std::{
 use serde_json::{Value, json};
 use songbird::driver::opus::{Application, Channels, Decoder, Encoder};
 use support::{
+    cipher::Mode,
     client::Client,
-    gateway::Message,
+    gateway::{Door, Message},
     media::{FRAME, SILENCE},
     proxy::Proxy,
     server::{Grant, Server},
+    spacebar::Spacebar,
     tone::{self, SAMPLE_RATE, Sine, VOICES},
 };
 use tempfile::TempDir;
@@ -63,6 +65,50 @@ fn python_is_heard_by_everyone(library: &str) {
     assert_eq!(ear.gateway.expect(13).d["user_id"], "10");
     javascript.leaves();
     assert_nothing_lost(&server);
+}
+
+/// After 4015 it only ever resumes, and what it resumes is gone with the process.
+#[test]
+fn discord_py_goes_on_after_a_restart_in_a_spacebars_channel() {
+    let Some(libraries) = Libraries::installed() else { return };
+    let spacebar = Spacebar::start();
+    let settings = spacebar.settings("unix");
+    let settings: Vec<(&str, &str)> = settings
+        .iter()
+        .filter(|(name, _)| *name != "GATEWAY_PUBLIC_ENDPOINT")
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let mut server = Server::with(&settings);
+    let endpoint = format!("localhost:{}", server.gateway().port());
+    spacebar.point_at(&endpoint);
+    let grant = Grant { endpoint, ..spacebar.enter(10, CHANNEL) };
+    let tone = Tone::new(VOICES[0]);
+    let mut python = libraries.python("discord_py", &server, &grant, &tone);
+    python.joined("aead_xchacha20_poly1305_rtpsize");
+    python.say("quiet");
+
+    assert!(server.terminate().success());
+    server.start_again();
+    for name in ["VOICE_SERVER_UPDATE", "VOICE_STATE_UPDATE"] {
+        let told = spacebar
+            .hear(name, |told| told["event"]["event"] == name && told["event"]["user_id"] == "10");
+        python.say(&format!("event {}", told["event"]));
+    }
+    let mut ear = Client::enter(
+        &server,
+        &spacebar.enter(11, CHANNEL),
+        Door::plain(8),
+        Mode::AesRtpsize,
+        json!({}),
+    );
+    let speaking = ear.gateway.expect_where("he is introduced", |message| {
+        message.op == 5 && message.d["user_id"] == "10"
+    });
+    let ssrc = support::client::u32_of(&speaking.d["ssrc"]);
+    python.say("speak");
+    heard_whole(&mut ear, ssrc, &tone);
+    python.expect("spoken");
+    python.leaves();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use stentor::{
-    id::{ShardId, Ssrc, UserId},
+    id::{SessionId, ShardId, Ssrc, UserId},
     sfu::{Command, DisconnectReason, Event, Shard, Verdict},
 };
 
@@ -246,7 +246,9 @@ fn a_verdict_that_answers_another_question_ends_the_session_it_made() {
     rig.answers_admissions = false;
     rig.resume(a);
     let (connection, _) = rig.asked.pop().expect("control is asked");
-    let admission = Box::new(rig.clients[a].grant.admission(99, Default::default()));
+    // A Resume may be answered with another session, but not with somebody else's.
+    let mut admission = Box::new(rig.clients[a].grant.admission(99, Default::default()));
+    admission.session = SessionId("another".into());
     let verdict = Verdict::Join { shard: ShardId(0), admission };
     rig.forget();
     rig.command(Command::Decide { connection, verdict });

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use stentor::{
-    id::ChannelId,
+    id::{ChannelId, ShardId},
     limits::REPLAY_MESSAGES_MAX,
-    sfu::{Command, Event},
+    sfu::{Command, Event, Verdict},
 };
 
 use crate::{
@@ -48,6 +48,26 @@ fn a_resume_that_knows_nothing_gets_everything_again() {
         rig.say(a, |client| client.resume_after(seq_ack));
         assert_eq!(rig.clients[a].take_ops(), [8, 9, 2, 4], "{seq_ack:?}");
     }
+}
+
+#[test]
+fn a_resume_that_control_answers_with_a_new_session_gets_ready_and_talks() {
+    let mut rig = Rig::new();
+    let b = rig.speaker(1, 11);
+    let a = rig.client(Grant::new(1, 10), Profile::default());
+    rig.answers_admissions = false;
+    rig.open(a);
+    rig.say(a, |client| client.resume_after(Some(7)));
+    let (connection, _) = rig.asked.pop().expect("control is asked");
+    let admission = rig.clients[a].grant.clone().admission(77, Default::default());
+    let verdict = Verdict::Join { shard: ShardId(0), admission: Box::new(admission) };
+    rig.command(Command::Decide { connection, verdict });
+    assert_eq!(rig.clients[b].take_ops(), [11], "he is announced as whoever joins");
+    rig.connect_media(a);
+    let ops = rig.clients[a].take_ops();
+    assert!(ops.starts_with(&[8, 2, 11]) && ops.contains(&4), "{ops:?}");
+    rig.speak(a, b"here I am again");
+    assert_eq!(rig.clients[b].mail.len(), 1);
 }
 
 #[test]

@@ -38,8 +38,13 @@ fn one_exchange_for_all_is_heard_and_told_and_survives_the_broker() {
     assert_eq!(alice.gateway.closed(), 4014);
 
     carol.gateway.leave(1000);
+    let heard = || server.metrics().sum(&["stentor_spacebar_events_heard_total"]);
+    let before = heard();
     let (_, told) = talker.hear("carol leaves", |_, bytes| is_leave(&json_of(bytes), 12));
     assert_eq!(json_of(&told)["id"], GUILD.to_string());
+    talker.say("-", None, state_event(&grants[2], None, json!({})).to_string().as_bytes());
+    wait_until("what follows is heard", || heard() > before);
+    assert_eq!(heard(), before + 1.0, "what we say ourselves is no news");
 
     // The broker dies; who leaves meanwhile is told of when it is back.
     broker.stop();
@@ -48,11 +53,20 @@ fn one_exchange_for_all_is_heard_and_told_and_survives_the_broker() {
     talk(&mut bob, &mut dave);
     bob.gateway.leave(1000);
     spacebar.postgres.eventually(&Spacebar::row_query(11), "|f|f");
+    // One leaves and is back before it can be told of.
+    enter(&server, &spacebar.enter(14, CHANNEL)).gateway.leave(1000);
+    spacebar.postgres.eventually(&Spacebar::row_query(14), "|f|f");
+    let _erin = enter(&server, &spacebar.enter(14, CHANNEL));
+    let events = |what| server.metrics().sum(&[what]);
+    let (said, unsaid) = (
+        || events("stentor_spacebar_events_said_total"),
+        || events("stentor_spacebar_events_unsaid_total"),
+    );
+    assert_eq!((said(), unsaid()), (1.0, 0.0));
     // What is said before we listen is not kept for us: the exchange forgets.
     broker.resume();
     wait_until("it listens again", watching);
-    let said = || server.metrics().sum(&["stentor_spacebar_events_said_total"]);
-    wait_until("what waited was said", || said() == 2.0);
+    wait_until("what waited was said, and no more", || (said(), unsaid()) == (2.0, 1.0));
     let talker = Talker::on(&broker, "-");
     spacebar.postgres.sql("UPDATE voice_states SET channel_id = NULL WHERE user_id = 13");
     kick(&talker, &dave.grant);

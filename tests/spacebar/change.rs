@@ -145,6 +145,20 @@ fn events_of_the_bus_are_obeyed_at_once() {
 }
 
 #[test]
+fn an_event_that_the_table_contradicts_ends_no_conversation() {
+    let spacebar = Spacebar::start();
+    let server = spacebar.server("unix", &[]);
+    let (a, b) = (spacebar.join(10, CHANNEL), spacebar.join(11, CHANNEL));
+    let (mut alice, mut bob) = (enter(&server, &a), enter(&server, &b));
+    // Late, or of a departure that he has come back from: his row is where he is.
+    for _ in 0..3 {
+        spacebar.emit_state(&a, None);
+        thread::sleep(Duration::from_millis(2_300));
+        talk(&mut alice, &mut bob);
+    }
+}
+
+#[test]
 fn a_stream_that_ends_in_spacebar_ends_here() {
     const STREAM: u64 = 555;
     let spacebar = Spacebar::start();

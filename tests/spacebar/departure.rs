@@ -11,9 +11,12 @@ use serde_json::Value;
 use crate::{
     enter,
     support::{
+        cipher::Mode,
+        client::Client,
         gateway::{Door, Gateway},
-        server::{GUILD, Server},
+        server::{GUILD, Grant, Server},
         spacebar::{CALL, CHANNEL, FAR_CHANNEL, OTHER_CHANNEL, Spacebar},
+        wait_until,
     },
     talk,
 };
@@ -139,6 +142,61 @@ fn a_restart_empties_no_channel_and_leaves_no_ghosts() {
     };
     assert!(!spacebar.heard().iter().any(of_alice), "{:?}", spacebar.heard());
     assert_eq!(far.channel, FAR_CHANNEL, "another region's people are not ours to judge");
+}
+
+#[test]
+fn who_resumes_after_a_restart_is_given_a_new_session_or_told_to_identify() {
+    let spacebar = Spacebar::start();
+    let mut server = spacebar.server("unix", &[]);
+    let grants = [10, 11, 12].map(|user| spacebar.join(user, CHANNEL));
+    let [alice, bob, carol] = grants.each_ref().map(|grant| enter(&server, grant));
+    assert!(server.terminate().success());
+    drop((alice, bob, carol));
+    server.start_again();
+    let resume = |grant| {
+        let mut gateway = Gateway::open(&server, Door::plain(8));
+        gateway.resume(grant, Some(3));
+        gateway
+    };
+    // With what Spacebar never gave, as ever.
+    let wrong = Grant { token: "0123456789abcdef".to_owned(), ..grants[0].clone() };
+    assert_eq!(resume(&wrong).closed(), 4006);
+    // One takes up what it is given, and all is well.
+    let mut alice = Client::negotiate(resume(&grants[0]), &grants[0], Mode::AesRtpsize);
+    let mut carol = enter(&server, &grants[2]);
+    talk(&mut alice, &mut carol);
+    // One does not understand, and is told to begin anew, as it then does.
+    let mut bob = resume(&grants[1]);
+    let began = Instant::now();
+    assert_eq!(bob.closed(), 4006);
+    assert!(began.elapsed() >= Duration::from_millis(2_500), "{:?}", began.elapsed());
+    let mut bob = enter(&server, &grants[1]);
+    talk(&mut alice, &mut bob);
+    // Who is here has nothing to bring back: that would be two of one.
+    carol.gateway.cut();
+    let mut again = resume(&grants[2]);
+    again.expect(9);
+    talk(&mut alice, &mut bob);
+    let rows = "SELECT count(*) FROM voice_states WHERE channel_id IS NOT NULL";
+    assert_eq!(spacebar.postgres.sql(rows), "3");
+}
+
+#[test]
+fn who_has_gone_elsewhere_during_a_restart_is_not_called_back() {
+    let spacebar = Spacebar::start();
+    let mut server = spacebar.server("unix", &[]);
+    let grants = [10, 11].map(|user| spacebar.join(user, CHANNEL));
+    let [alice, bob] = grants.each_ref().map(|grant| enter(&server, grant));
+    assert!(server.terminate().success());
+    drop((alice, bob));
+    server.start_again();
+    wait_until("it knows who was here", || server.log().contains("waiting for those who were"));
+    let elsewhere = format!("UPDATE voice_states SET channel_id = {OTHER_CHANNEL}");
+    spacebar.postgres.sql(&format!("{elsewhere} WHERE user_id = 10"));
+    let told = spacebar.hear("bob is called", |event| event["event"]["user_id"] == "11");
+    assert_eq!(told["event"]["event"], "VOICE_SERVER_UPDATE");
+    let of_alice = |event: &Value| event["event"]["user_id"] == "10";
+    assert!(!spacebar.heard().iter().any(of_alice), "{:?}", spacebar.heard());
 }
 
 #[test]

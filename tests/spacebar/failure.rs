@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::json;
+
 use crate::{
     enter, hears, refused,
     support::{
@@ -118,8 +120,10 @@ fn a_bus_directory_that_is_cleared_is_listened_to_again() {
     let moved = spacebar.move_to(&a, OTHER_CHANNEL);
     let _there = enter(&server, &moved);
     assert_eq!(alice.gateway.closed(), 4014);
-    spacebar.emit_state(&b, None);
-    assert_eq!(bob.gateway.closed(), 4014);
+    let (guild, channel) = (b.server.to_string(), CHANNEL.to_string());
+    spacebar.emit(&json!({"id": guild, "event": {"event": "CHANNEL_DELETE", "guild_id": guild,
+        "data": {"id": channel, "guild_id": guild, "type": 2}}}));
+    assert_eq!(bob.gateway.closed(), 4022);
 }
 
 #[test]

@@ -11,8 +11,9 @@ mod departure;
 mod failure;
 mod join;
 mod operation;
+mod tls;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{
     cipher::Mode,
     client::Client,
@@ -30,6 +31,17 @@ fn refused(server: &Server, grant: &Grant) -> u16 {
     let mut gateway = Gateway::open(server, Door::plain(8));
     gateway.identify(grant);
     gateway.closed()
+}
+
+/// One of the doctor's findings: its status and what was found.
+fn finding<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str) {
+    let findings = report["findings"].as_array().expect("a list");
+    let found = findings.iter().find(|it| it["name"] == name);
+    let found = found.unwrap_or_else(|| panic!("{name} in {report}"));
+    if found["status"] != "pass" {
+        assert!(found["remedy"].is_string(), "{found}");
+    }
+    (found["status"].as_str().expect("a status"), found["found"].as_str().expect("a text"))
 }
 
 /// Whether `hearer` hears `speaker`'s next word.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    enter, refused,
+    enter, finding, refused,
     support::{
         server::{GUILD, Server},
         spacebar::{CHANNEL, ENDPOINT, Spacebar},
@@ -38,22 +38,13 @@ fn a_backend_that_is_not_chosen_lets_nobody_in() {
     assert_eq!(refused(&server, &spacebar.join(11, CHANNEL)), 4004);
 }
 
-fn doctor(server: &Server, spacebar: &str) -> Value {
+/// What it finds, with this database.
+pub fn doctor(server: &Server, spacebar: &str) -> Value {
     let output = server.command().args(["doctor", "--json", "--spacebar", spacebar]).output();
     let output = output.expect("the binary under test starts");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(!text.contains("hunter2"), "the password is nobody's business");
     serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {output:?}"))
-}
-
-fn finding<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str) {
-    let findings = report["findings"].as_array().expect("a list");
-    let found = findings.iter().find(|it| it["name"] == name);
-    let found = found.unwrap_or_else(|| panic!("{name} in {report}"));
-    if found["status"] != "pass" {
-        assert!(found["remedy"].is_string(), "{found}");
-    }
-    (found["status"].as_str().expect("a status"), found["found"].as_str().expect("a text"))
 }
 
 #[test]

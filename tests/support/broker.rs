@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::PathBuf,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -20,6 +21,7 @@ use tempfile::TempDir;
 
 use super::{
     WAIT,
+    authority::Authority,
     service::{Service, directory, free_port, program, unprivileged},
 };
 
@@ -33,10 +35,21 @@ pub struct Broker {
     distribution_port: u16,
     service: Option<Service>,
     _mapper: Service,
+    /// Who signs its certificate, and the port at which it shows that.
+    tls: Option<(Authority, u16)>,
 }
 
 impl Broker {
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// One that speaks TLS too, at a port of its own.
+    pub fn start_with_tls() -> Self {
+        Self::start_with(Some((Authority::new(), free_port())))
+    }
+
+    fn start_with(tls: Option<(Authority, u16)>) -> Self {
         let directory = directory();
         let mapper_port = free_port();
         // Erlang would start one as a daemon, which would outlive everything.
@@ -51,7 +64,20 @@ impl Broker {
             distribution_port: free_port(),
             service: None,
             _mapper: mapper,
+            tls,
         };
+        if let Some((authority, port)) = &broker.tls {
+            let (certificate, key) = authority.server();
+            let settings = format!(
+                "listeners.ssl.default = 127.0.0.1:{port}\n\
+                 ssl_options.cacertfile = {}\nssl_options.certfile = {}\n\
+                 ssl_options.keyfile = {}\nssl_options.verify = verify_none\n",
+                authority.root().display(),
+                certificate.display(),
+                key.display()
+            );
+            fs::write(broker.directory.path().join("rabbitmq.conf"), settings).expect("it is ours");
+        }
         fs::write(broker.directory.path().join("plugins"), "[].\n").expect("it is ours");
         broker.resume();
         broker
@@ -70,7 +96,8 @@ impl Broker {
             .env("RABBITMQ_LOG_BASE", home.join("logs"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", home.join("plugins"))
             .env("RABBITMQ_CONF_ENV_FILE", home.join("no-such-file"))
-            .env("RABBITMQ_CONFIG_FILE", home.join("no-such-file"))
+            // There where TLS is spoken.
+            .env("RABBITMQ_CONFIG_FILE", home.join("rabbitmq.conf"))
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 1:1 +sbwt none")
             .env("ERL_EPMD_PORT", self.mapper_port.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1");
@@ -84,6 +111,12 @@ impl Broker {
 
     pub fn url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+
+    /// Where it speaks TLS, and whom to trust.
+    pub fn url_with_tls(&self) -> (String, PathBuf) {
+        let (authority, port) = self.tls.as_ref().expect("it speaks TLS");
+        (format!("amqps://guest:guest@localhost:{port}/%2f"), authority.root())
     }
 }
 

@@ -3,6 +3,7 @@
 //! protocol.md, so that a mistake in the server cannot hide behind the same mistake in its tests.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod authority;
 pub mod broker;
 pub mod cipher;
 pub mod client;

@@ -2,6 +2,8 @@
 //! be stopped and started again, which keeps what is in it.
 
 use std::{
+    fs,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -11,6 +13,7 @@ use tempfile::TempDir;
 
 use super::{
     WAIT,
+    authority::Authority,
     service::{Service, directory, free_port, program, unprivileged},
 };
 
@@ -24,18 +27,32 @@ pub struct Postgres {
     directory: TempDir,
     port: u16,
     service: Option<Service>,
+    authority: Option<Authority>,
 }
 
 impl Postgres {
     /// A fresh one with empty tables.
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same, and whoever comes over TCP must speak TLS.
+    pub fn start_with_tls() -> Self {
+        Self::start_with(Some(Authority::new()))
+    }
+
+    fn start_with(authority: Option<Authority>) -> Self {
         let directory = directory();
         let mut initdb = unprivileged(&program("initdb", BINARIES), directory.path());
         initdb.args(["--auth=trust", "--username=spacebar", "--encoding=UTF8", "--no-sync"]);
         initdb.args(["--no-instructions", "--locale=C", "-D"]);
         let output = initdb.arg(directory.path().join("data")).output().expect("initdb starts");
         assert!(output.status.success(), "initdb: {output:?}");
-        let mut postgres = Self { directory, port: free_port(), service: None };
+        let mut postgres = Self { directory, port: free_port(), service: None, authority };
+        if postgres.authority.is_some() {
+            let rules = "local all all trust\nhostssl all all 127.0.0.1/32 trust\n";
+            fs::write(postgres.directory.path().join("data/pg_hba.conf"), rules).expect("ours");
+        }
         postgres.resume();
         postgres.run("CREATE DATABASE voice");
         postgres.sql(TABLES);
@@ -51,6 +68,12 @@ impl Postgres {
         // Nothing here outlives the test.
         command.args(["-c", "fsync=off", "-c", "full_page_writes=off"]);
         command.args(["-c", "shared_buffers=16MB", "-c", "max_connections=40"]);
+        if let Some(authority) = &self.authority {
+            let (certificate, key) = authority.server();
+            command.args(["-c", "ssl=on"]);
+            command.arg("-c").arg(format!("ssl_cert_file={}", certificate.display()));
+            command.arg("-c").arg(format!("ssl_key_file={}", key.display()));
+        }
         let log = home.join("log");
         self.service = Some(Service::start(command, &log, self.port));
         let deadline = Instant::now() + WAIT;
@@ -68,6 +91,16 @@ impl Postgres {
     /// The URL Spacebar would be given.
     pub fn url(&self) -> String {
         format!("postgres://spacebar:hunter2@127.0.0.1:{}/voice", self.port)
+    }
+
+    /// The same with this host and this `sslmode`.
+    pub fn url_of(&self, host: &str, sslmode: &str) -> String {
+        format!("postgres://spacebar:hunter2@{host}:{}/voice?sslmode={sslmode}", self.port)
+    }
+
+    /// Whom to trust.
+    pub fn root(&self) -> PathBuf {
+        self.authority.as_ref().expect("it speaks TLS").root()
     }
 
     /// Runs statements; gives the rows, one a line, fields apart by `|`.

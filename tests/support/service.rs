@@ -52,6 +52,14 @@ pub fn directory() -> TempDir {
     directory
 }
 
+/// A file that nobody but the unprivileged user may read.
+pub fn give_away(path: &Path) {
+    if is_root() {
+        chown(path, Some(NOBODY), Some(NOBODY)).expect("root may give it away");
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("it is ours");
+}
+
 /// This program as the unprivileged user.
 pub fn unprivileged(program: &Path, home: &Path) -> Command {
     let mut command = if is_root() {

@@ -52,7 +52,11 @@ pub struct Spacebar {
 impl Spacebar {
     /// Tables with a guild, its channels and users; a bus with one listener.
     pub fn start() -> Self {
-        let postgres = Postgres::start();
+        Self::start_on(Postgres::start())
+    }
+
+    /// The same in this database, which has empty tables.
+    pub fn start_on(postgres: Postgres) -> Self {
         postgres.sql(&format!(
             "INSERT INTO users SELECT generate_series(1, {USERS});
              INSERT INTO guilds VALUES ({GUILD}, NULL), ({FAR_GUILD}, 'far');
@@ -91,6 +95,13 @@ impl Spacebar {
             ("GATEWAY_PUBLIC_ENDPOINT", ENDPOINT.to_owned()),
             ("LOG_LEVEL", "info,stentor=debug".to_owned()),
         ]
+    }
+
+    /// Has the region name this endpoint instead of [`ENDPOINT`].
+    pub fn point_at(&self, endpoint: &str) {
+        self.postgres.sql(&format!(
+            "UPDATE config SET value = '\"{endpoint}\"' WHERE key = 'regions_available_0_endpoint'"
+        ));
     }
 
     /// Main gateway op 4 of a user who was nowhere: the row, the two events, and what the client is

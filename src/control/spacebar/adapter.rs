@@ -3,7 +3,7 @@
 //! orders for `errands`, bounded in number. Sans-IO.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
@@ -19,7 +19,7 @@ use crate::{
         ledger::Holder,
         roster::Live,
     },
-    id::{ChannelId, SessionId, Token, UserId},
+    id::{ChannelId, ServerId, SessionId, Token, UserId},
     sfu::{DisconnectReason, E2ee, Kind, Policy, RoomPolicy, RoomType, StreamPolicy},
 };
 
@@ -54,8 +54,10 @@ pub enum Order {
     Lookup {
         /// To be answered under this name.
         ticket: Ticket,
-        /// Server and user that it named.
-        holder: Holder,
+        /// The server that it named.
+        server: ServerId,
+        /// The user that it named, if it was an Identify.
+        user: Option<UserId>,
         /// Its main gateway session.
         session: SessionId,
         /// Its secret.
@@ -120,7 +122,8 @@ pub(super) enum Found {
 pub(in crate::control) struct Spacebar {
     e2ee: E2ee,
     resume_window: Duration,
-    lookups: BTreeSet<Ticket>,
+    /// Who is being looked up, as far as is known.
+    lookups: BTreeMap<Ticket, Option<UserId>>,
     departures: usize,
     dropped: u64,
     changes: VecDeque<Change>,
@@ -132,7 +135,7 @@ impl Spacebar {
         Self {
             e2ee,
             resume_window,
-            lookups: BTreeSet::new(),
+            lookups: BTreeMap::new(),
             departures: 0,
             dropped: 0,
             changes: VecDeque::new(),
@@ -156,12 +159,14 @@ impl Spacebar {
     }
 
     pub(super) fn handle_found(&mut self, ticket: Ticket, found: Found) {
-        if self.lookups.remove(&ticket) {
+        if let Some(user) = self.lookups.remove(&ticket) {
             let answer = match found {
                 Found::Nothing => Answer::No,
                 Found::Silence => Answer::Unavailable,
                 Found::Voice(row) => self.voice(&row).map_or(Answer::No, Answer::Yes),
-                Found::Stream(row) => Answer::Yes(self.stream(&row)),
+                Found::Stream(row) => {
+                    user.map_or(Answer::No, |user| Answer::Yes(self.stream(user, &row)))
+                }
             };
             self.changes.push_back(Change::Answered { ticket, answer });
         }
@@ -207,10 +212,11 @@ impl Spacebar {
 
     fn voice(&self, row: &VoiceRow) -> Option<Entitlement> {
         let channel = row.channel?;
-        Some(Entitlement { kind: Kind::Voice, channel, policy: row.policy(self.e2ee) })
+        let (user, policy) = (row.user, row.policy(self.e2ee));
+        Some(Entitlement { user, kind: Kind::Voice, channel, policy })
     }
 
-    fn stream(&self, row: &StreamRow) -> Entitlement {
+    fn stream(&self, user: UserId, row: &StreamRow) -> Entitlement {
         let room_type = RoomType::Stream;
         let policy = Policy {
             room: RoomPolicy { room_type, e2ee: self.e2ee, ..RoomPolicy::default() },
@@ -222,7 +228,7 @@ impl Spacebar {
             }),
             ..Policy::default()
         };
-        Entitlement { kind: Kind::Stream, channel: row.channel, policy }
+        Entitlement { user, kind: Kind::Stream, channel: row.channel, policy }
     }
 }
 
@@ -235,14 +241,16 @@ impl Backend for Spacebar {
         if self.lookups.len() >= LOOKUPS_MAX {
             return Answer::Unavailable;
         }
-        self.lookups.insert(question.ticket);
+        self.lookups.insert(question.ticket, question.user);
         self.orders.push_back(Order::Lookup {
             ticket: question.ticket,
-            holder: question.holder,
+            server: question.server,
+            user: question.user,
             session: question.session.clone(),
             token: question.token.clone(),
             channel: question.channel,
-            is_patient: !question.is_suspect,
+            // The row of a session that was here before has been there for long.
+            is_patient: !question.is_suspect && question.user.is_some(),
         });
         Answer::Later
     }
@@ -258,8 +266,10 @@ impl Backend for Spacebar {
             DisconnectReason::Replaced if live.kind == Kind::Voice => {}
             // This process restarts, or a shard of it: nobody has left.
             DisconnectReason::Shutdown => self.expect(departure(live, true, true)),
-            // Never here: his client is still trying, or has been told why not.
-            _ if live.identified_at.is_none() && live.kind == Kind::Voice => {}
+            // Never here: his client may still be trying. If it gives up, nobody else would notice.
+            _ if live.identified_at.is_none() && live.kind == Kind::Voice => {
+                self.expect(departure(live, true, true));
+            }
             // He had a whole window to come back in.
             DisconnectReason::ResumeTimeout | DisconnectReason::HeartbeatTimeout => {
                 self.order_departure(departure(live, true, false), Duration::ZERO);

@@ -13,7 +13,7 @@ use crate::{
     driver::queues::News,
     id::{ConnectionId, Serial, ServerId, ShardId},
     sfu::{AdmissionRequest, Command, Event, Verdict, VoiceState},
-    signalling::Identify,
+    signalling::{Identify, Resume},
 };
 
 const GUILD: ServerId = ServerId(1);
@@ -400,4 +400,125 @@ fn a_stream_that_is_gone_closes_for_everyone_in_it() {
     let orders = world.leave(admission.serial, DisconnectReason::RoomClosed);
     let [Order::Depart { departure, .. }] = &orders[..] else { panic!("{orders:?}") };
     assert!(matches!(departure.stay, Stay::Stream { is_owner: true, .. }));
+}
+
+#[test]
+fn who_was_let_in_and_never_came_is_given_up_in_the_end() {
+    let mut world = World::new();
+    let ticket = world.ask(7, None);
+    let decided = world.found(ticket, Found::Voice(row(7, Some(5))));
+    let Some(Command::Decide { verdict: Verdict::Join { admission, .. }, .. }) = decided else {
+        panic!("{decided:?}");
+    };
+    let orders = world.leave(admission.serial, DisconnectReason::ClientLeft);
+    let [Order::Depart { departure, pause }] = &orders[..] else { panic!("{orders:?}") };
+    assert_eq!((departure.holder.user, pause.as_secs()), (UserId(7), 61));
+    assert!(departure.was_lost, "a server that stops leaves him to the next");
+}
+
+impl World {
+    /// Shows a session that is not here; the lookup's ticket, if there is one.
+    fn resume(&mut self, user: u64) -> Option<Ticket> {
+        self.asked += 1;
+        let (session, token) = (session(user), Token::new("t"));
+        let resume = Resume { server: GUILD, channel: None, session, token, seq_ack: Some(4) };
+        let (connection, address) = (ConnectionId(self.asked), IpAddr::from([192, 0, 2, 1]));
+        let request = AdmissionRequest::Resume(resume);
+        self.tell(Event::Admission { connection, address, request });
+        match self.orders.pop() {
+            Some(Order::Lookup { ticket, user, is_patient, .. }) => {
+                assert_eq!((user, is_patient), (None, false), "a Resume names nobody");
+                Some(ticket)
+            }
+            other => {
+                assert!(other.is_none(), "{other:?}");
+                None
+            }
+        }
+    }
+
+    /// The same, found in channel 5; the new session's serial.
+    fn revive(&mut self, user: u64) -> Serial {
+        let ticket = self.resume(user).expect("it is looked up");
+        let decided = self.found(ticket, Found::Voice(row(user, Some(5))));
+        let Some(Command::Decide { verdict: Verdict::Join { admission, .. }, .. }) = decided else {
+            panic!("{decided:?}");
+        };
+        assert_eq!(admission.user, UserId(user));
+        self.tell(Event::Identified { serial: admission.serial });
+        self.commands.clear();
+        admission.serial
+    }
+}
+
+fn is_refusal(command: Option<Command>, expected: u16) -> bool {
+    matches!(command, Some(Command::Decide { verdict: Verdict::Refuse { code, .. }, .. })
+        if code.code() == expected)
+}
+
+#[test]
+fn a_resume_of_a_session_lost_to_a_restart_becomes_a_new_one() {
+    let mut world = World::new();
+    world.wait(Duration::ZERO);
+    let serial = world.revive(7);
+    let is_in = |world: &World| world.authority.is_in(UserId(7), ChannelId(5));
+    assert!(!is_in(&world), "he may have to be called yet");
+    world.tell(Event::Connected { serial, transport: "udp" });
+    assert!(is_in(&world));
+    assert!(world.wait(Duration::from_secs(20)).is_empty(), "it has taken it up");
+    // Who is here cannot be brought back.
+    let ticket = world.resume(8).expect("it is looked up");
+    let decided = world.found(ticket, Found::Voice(row(7, Some(5))));
+    assert!(is_refusal(decided, 4006));
+}
+
+#[test]
+fn who_does_not_take_up_his_new_session_is_told_to_identify() {
+    let mut world = World::new();
+    world.wait(Duration::ZERO);
+    let serial = world.revive(7);
+    assert!(world.wait(Duration::from_millis(2_900)).is_empty());
+    let commands = world.wait(Duration::from_millis(200));
+    assert!(
+        matches!(&commands[..], [Command::Close { serial: which, code, .. }]
+            if *which == serial && code.code() == 4006),
+        "{commands:?}"
+    );
+    // He may well be on his way: nothing is written yet.
+    let orders = world.leave(serial, DisconnectReason::Shutdown);
+    let [Order::Depart { departure, pause }] = &orders[..] else { panic!("{orders:?}") };
+    assert!(departure.was_lost && pause.as_secs() == 61);
+}
+
+#[test]
+fn a_resume_that_nobody_knows_is_refused_as_ever() {
+    let mut world = World::new();
+    world.wait(Duration::ZERO);
+    let ticket = world.resume(7).expect("it is looked up");
+    let decided = world.found(ticket, Found::Nothing);
+    assert!(is_refusal(decided, 4006));
+    let ticket = world.resume(7).expect("it is looked up");
+    let decided = world.found(ticket, Found::Silence);
+    assert!(is_refusal(decided, 4015), "nobody can tell");
+    // Guesses are not looked up without end.
+    let mut guesses = 1;
+    while let Some(ticket) = world.resume(7) {
+        world.found(ticket, Found::Nothing);
+        guesses += 1;
+    }
+    assert_eq!(guesses, 30);
+    assert!(is_refusal(world.commands.pop(), 4006));
+}
+
+#[test]
+fn nobody_resumes_what_was_lost_too_long_ago() {
+    let mut world = World::new();
+    world.wait(Duration::ZERO);
+    world.wait(Duration::from_secs(61));
+    assert!(world.resume(7).is_none());
+    assert!(is_refusal(world.commands.pop(), 4006));
+    // A shard that has lost its sessions is a restart too.
+    world.authority.handle_news(world.now, world.wall, ShardId(0), News::Restarted);
+    world.drain();
+    world.revive(7);
 }

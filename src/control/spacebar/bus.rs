@@ -1,7 +1,7 @@
 //! The way to Spacebar's clients: events of ours that its gateways pass on. Over unix sockets they
 //! are handed over at once; for RabbitMQ they wait, bounded, until the broker is there.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
 use async_channel::{Receiver, Sender};
 
@@ -19,14 +19,21 @@ const NOTICES_MAX: usize = 4_096;
 #[derive(Debug)]
 pub(super) enum Bus {
     Unix(PathBuf),
-    RabbitMq(Sender<Notice>),
+    RabbitMq(Sender<Unsaid>),
     /// There is none; clients learn from Spacebar alone.
     None,
 }
 
+/// An event of ours that waits for the broker, and since when.
+#[derive(Debug)]
+pub(super) struct Unsaid {
+    pub(super) notice: Notice,
+    pub(super) since: Instant,
+}
+
 impl Bus {
     /// The bus and, for RabbitMQ, what its task takes from.
-    pub(super) fn new(events: &SpacebarEvents) -> (Self, Option<Receiver<Notice>>) {
+    pub(super) fn new(events: &SpacebarEvents) -> (Self, Option<Receiver<Unsaid>>) {
         match events {
             SpacebarEvents::Unix(directory) => (Bus::Unix(directory.clone()), None),
             SpacebarEvents::RabbitMq { .. } => {
@@ -42,10 +49,12 @@ impl Bus {
         let is_said = match self {
             Bus::Unix(directory) => unix_bus::say(directory, &notice).await > 0,
             // Its task counts what it hands over.
-            Bus::RabbitMq(queue) => match queue.try_send(notice) {
-                Ok(()) => return,
-                Err(_) => false,
-            },
+            Bus::RabbitMq(queue) => {
+                match queue.try_send(Unsaid { notice, since: Instant::now() }) {
+                    Ok(()) => return,
+                    Err(_) => false,
+                }
+            }
             Bus::None => return,
         };
         count(if is_said { &tally.said } else { &tally.unsaid });

@@ -137,8 +137,8 @@ async fn look_at(settings: &SpacebarSettings, checkup: &mut Checkup) {
     }
     checkup.events = match &settings.events {
         SpacebarEvents::Unix(directory) => ("unix", unix_bus(directory).await),
-        SpacebarEvents::RabbitMq { url, .. } => {
-            let tried = rabbitmq::try_connect(url).await;
+        SpacebarEvents::RabbitMq { broker, .. } => {
+            let tried = rabbitmq::try_connect(broker).await;
             ("rabbitmq", tried.map(|()| "connected, and may make a queue of its own".to_owned()))
         }
         SpacebarEvents::Notify => ("notify", may_notify(&database).await),

@@ -140,6 +140,9 @@ const LOOKUP: &str = concat!(
     "FROM voice v FULL JOIN stream s ON false LEFT JOIN channels c ON c.id = s.channel_id"
 );
 
+const WHOSE: &str = "SELECT user_id FROM voice_states WHERE session_id = $1 AND token = $2 \
+     AND channel_id IS NOT NULL AND (guild_id = $3 OR guild_id IS NULL AND channel_id = $3) LIMIT 1";
+
 const LEAVE: &str = concat!(
     "WITH gone AS (UPDATE voice_states SET channel_id = NULL, guild_id = NULL, ",
     "self_stream = false, self_video = false, request_to_speak_timestamp = NULL ",
@@ -197,7 +200,7 @@ impl Database {
         let text = std::str::from_utf8(settings.url.reveal())
             .map_err(|_| DatabaseError::Setup("the database URL is not text".to_owned()))?;
         // The parser's own words may quote the text it was given.
-        let mut config = Config::from_str(text)
+        let mut config = Config::from_str(&settings.understood_url())
             .map_err(|_| DatabaseError::Setup("not a PostgreSQL URL".to_owned()))?;
         config
             .application_name("stentor")
@@ -264,6 +267,24 @@ impl Database {
             Some(voice) => Ok(Some(Known::Voice(voice))),
             None => Ok(stream_row(row, VOICE_COLUMNS)?.map(Known::Stream)),
         }
+    }
+
+    /// Whose voice session this is.
+    pub(super) async fn whose(
+        &self,
+        server: ServerId,
+        session: &SessionId,
+        token: &Token,
+    ) -> Result<Option<UserId>, DatabaseError> {
+        let Some(server) = signed(server.0) else { return Ok(None) };
+        if session.0.contains('\0') || token.reveal().contains('\0') {
+            return Ok(None);
+        }
+        let (session, token) = (&*session.0, token.reveal());
+        let parameters: [Parameter<'_>; 3] =
+            [(&session, Type::TEXT), (&token, Type::TEXT), (&server, Type::INT8)];
+        let rows = self.ask(WHOSE, &parameters).await?;
+        Ok(rows.first().map_or(Ok(None), |row| id(row, 0))?.map(UserId))
     }
 
     /// Takes somebody out of his channel, if his row still puts him there by the same right; gives

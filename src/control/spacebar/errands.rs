@@ -22,7 +22,7 @@ use super::{
     event::Notice,
     rabbitmq,
     region::Regions,
-    row::VoiceRow,
+    row::{StreamRow, VoiceRow},
     tally::{Tally, count},
     vigil::{self, Marks},
 };
@@ -153,8 +153,8 @@ pub(super) async fn read_regions(
 
 /// Whether the settings name what can be used; connects to nothing.
 pub(in crate::control) fn check(settings: &SpacebarSettings) -> Result<(), String> {
-    if let SpacebarEvents::RabbitMq { url, .. } = &settings.events {
-        rabbitmq::check(url).map_err(|error| format!("spacebar.rabbitmq: {error}"))?;
+    if let SpacebarEvents::RabbitMq { broker, .. } = &settings.events {
+        rabbitmq::check(broker).map_err(|error| format!("spacebar.rabbitmq: {error}"))?;
     }
     Database::new(&settings.database)
         .map(drop)
@@ -215,32 +215,38 @@ pub(in crate::control) fn run(
 
 async fn carry_out(desk: Arc<Desk>, order: Order) {
     match order {
-        Order::Lookup { ticket, holder, session, token, channel, is_patient } => {
-            let wanted = Wanted { holder, session, token, channel };
+        Order::Lookup { ticket, server, user, session, token, channel, is_patient } => {
+            let wanted = Wanted { server, user, session, token, channel };
             look_up(&desk, ticket, &wanted, is_patient).await;
         }
         Order::Depart { departure, pause } => depart(&desk, &departure, pause).await,
     }
 }
 
-/// What an Identify showed.
+/// What an Identify or a Resume showed.
 struct Wanted {
-    holder: Holder,
+    server: ServerId,
+    user: Option<UserId>,
     session: SessionId,
     token: Token,
     channel: Option<ChannelId>,
 }
 
 async fn look_up(desk: &Desk, ticket: Ticket, wanted: &Wanted, is_patient: bool) {
-    let Wanted { holder, session, token, channel } = wanted;
     let appearance = if is_patient { APPEARANCE } else { Duration::ZERO };
     let began = Instant::now();
     let answered = tokio::time::timeout(LOOKUP_TIMEOUT, async {
         let mut pause = LOOK_AGAIN_MIN;
         loop {
             // Answered before the gate opens again, so that no departure slips in between.
-            let gate = desk.gate(holder.user).read().await;
-            let looked = desk.database.look_up(*holder, session, token, *channel).await;
+            let (gate, looked) = match whose(desk, wanted).await {
+                Ok(Some(user)) => {
+                    let gate = desk.gate(user).read().await;
+                    (Some(gate), look_up_once(desk, wanted, user).await)
+                }
+                Ok(None) => (None, Ok(None)),
+                Err(error) => (None, Err(error)),
+            };
             desk.tally().database_up.store(looked.is_ok(), Ordering::Relaxed);
             let found = match looked {
                 Ok(Some(Known::Voice(row))) => Some(Found::Voice(row)),
@@ -265,6 +271,23 @@ async fn look_up(desk: &Desk, ticket: Ticket, wanted: &Wanted, is_patient: bool)
     if answered.await.is_err() {
         answer(desk, ticket, Found::Silence);
     }
+}
+
+/// Who wants in: he says so, or his session and token do.
+async fn whose(desk: &Desk, wanted: &Wanted) -> Result<Option<UserId>, DatabaseError> {
+    match wanted.user {
+        Some(user) => Ok(Some(user)),
+        None => desk.database.whose(wanted.server, &wanted.session, &wanted.token).await,
+    }
+}
+
+async fn look_up_once(
+    desk: &Desk,
+    wanted: &Wanted,
+    user: UserId,
+) -> Result<Option<Known>, DatabaseError> {
+    let holder = Holder { server: wanted.server, user };
+    desk.database.look_up(holder, &wanted.session, &wanted.token, wanted.channel).await
 }
 
 fn answer(desk: &Desk, ticket: Ticket, found: Found) {
@@ -330,9 +353,12 @@ async fn write(
             let left = desk.database.leave(departure, *channel, is_retry).await?;
             Ok(left.iter().map(|row| Notice::left(row, guild, *channel)).collect())
         }
-        Stay::Stream { .. } => {
+        Stay::Stream { is_owner, key } => {
             let Some(ended) = desk.database.leave_stream(departure).await? else {
-                return Ok(Vec::new());
+                // An attempt whose answer was lost may have been carried out.
+                let is_over = *is_owner && is_retry;
+                let told = is_over.then(|| StreamRow::of_key(holder.server, key)).flatten();
+                return Ok(told.iter().map(Notice::stream_ended).collect());
             };
             let stream = &ended.stream;
             let owner = ended.owner.as_ref();
@@ -410,8 +436,11 @@ async fn call_back(desk: &Desk, voices: Vec<VoiceRow>) {
     for row in voices {
         let (Some(channel), Some(token)) = (row.channel, &row.token) else { continue };
         if !desk.node.look(|authority| authority.is_in(row.user, channel)) {
-            for notice in Notice::call(&row, token, desk.endpoint()) {
-                desk.say(notice).await;
+            // He may have gone elsewhere since the tables were read.
+            if let Ok(Some(_)) = desk.database.one(row.user, &row.session, channel).await {
+                for notice in Notice::call(&row, token, desk.endpoint()) {
+                    desk.say(notice).await;
+                }
             }
             tokio::time::sleep(CALL_PACE).await;
         }

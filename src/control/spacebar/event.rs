@@ -2,6 +2,8 @@
 //! server are read, everything else is passed over; and what we have to say is put into the same
 //! words. Pure: bytes from anybody, never a panic.
 
+use std::fmt;
+
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
@@ -176,25 +178,54 @@ fn voice_state(data: &str) -> Option<VoiceRow> {
 }
 
 /// An event we say ourselves, and the id that its bus files it under.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Notice {
     pub(super) id: u64,
     pub(super) name: &'static str,
+    /// May have a token in it.
     pub(super) data: Value,
     /// The field of the envelope that holds `id`.
     addressee: &'static str,
+    /// What must still be so when it is said late.
+    pub(super) claim: Option<Claim>,
+}
+
+/// Where a notice says that somebody is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) user: UserId,
+    pub(super) channel: Option<ChannelId>,
+}
+
+impl Claim {
+    /// Whether his rows agree.
+    pub(super) fn agrees_with(&self, rows: &[VoiceRow]) -> bool {
+        let mut theirs = rows.iter().filter(|row| row.user == self.user);
+        theirs.find_map(|row| row.channel) == self.channel
+    }
+}
+
+impl fmt::Debug for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, name, claim, .. } = self;
+        f.debug_struct("Notice").field("id", id).field("name", name).field("claim", claim).finish()
+    }
 }
 
 impl Notice {
     /// Everyone who sees the channel learns that this user has left it. Clients look for the guild
     /// that was left.
     pub(super) fn left(row: &VoiceRow, guild: Option<ServerId>, channel: ChannelId) -> Self {
-        Self::of_place(guild, channel, "VOICE_STATE_UPDATE", row.public(guild, None))
+        let claim = Some(Claim { user: row.user, channel: None });
+        let data = row.public(guild, None);
+        Self { claim, ..Self::of_place(guild, channel, "VOICE_STATE_UPDATE", data) }
     }
 
     /// Everyone who sees the channel learns what this user's state is.
     pub(super) fn is_now(row: &VoiceRow, guild: Option<ServerId>, channel: ChannelId) -> Self {
-        Self::of_place(guild, channel, "VOICE_STATE_UPDATE", row.public(row.guild, row.channel))
+        let claim = Some(Claim { user: row.user, channel: row.channel });
+        let data = row.public(row.guild, row.channel);
+        Self { claim, ..Self::of_place(guild, channel, "VOICE_STATE_UPDATE", data) }
     }
 
     /// A stream has ended.
@@ -211,6 +242,7 @@ impl Notice {
             name: "VOICE_STATE_UPDATE",
             data: row.public(row.guild, row.channel),
             addressee: "user_id",
+            claim: Some(Claim { user: row.user, channel: row.channel }),
         };
         [Self::server(row, token, endpoint), state]
     }
@@ -224,7 +256,9 @@ impl Notice {
         if row.guild.is_none() {
             data["channel_id"] = json!(row.channel);
         }
-        Self { id: row.user.0, name: "VOICE_SERVER_UPDATE", data, addressee: "user_id" }
+        let (id, name, addressee) = (row.user.0, "VOICE_SERVER_UPDATE", "user_id");
+        let claim = Some(Claim { user: row.user, channel: row.channel });
+        Self { id, name, data, addressee, claim }
     }
 
     fn of_place(
@@ -233,10 +267,11 @@ impl Notice {
         name: &'static str,
         data: Value,
     ) -> Self {
-        match guild {
-            Some(guild) => Self { id: guild.0, name, data, addressee: "guild_id" },
-            None => Self { id: channel.0, name, data, addressee: "channel_id" },
-        }
+        let (id, addressee) = match guild {
+            Some(guild) => (guild.0, "guild_id"),
+            None => (channel.0, "channel_id"),
+        };
+        Self { id, name, data, addressee, claim: None }
     }
 
     /// In its envelope.

@@ -162,3 +162,24 @@ fn whom_we_tell_where_to_connect_is_told_as_spacebar_does() {
     let [told, _] = Notice::call(&call, &Token::new("t"), "h:443");
     assert_eq!((&told.data["channel_id"], &told.data["guild_id"]), (&json!("5"), &Value::Null));
 }
+
+#[test]
+fn a_notice_claims_what_its_rows_must_still_say() {
+    let here = row();
+    let nowhere = VoiceRow { channel: None, ..row() };
+    let other = VoiceRow { user: UserId(11), ..row() };
+    let left = Notice::left(&nowhere, Some(ServerId(1)), ChannelId(5)).claim.unwrap();
+    assert!(left.agrees_with(&[]) && left.agrees_with(&[nowhere.clone(), other.clone()]));
+    assert!(!left.agrees_with(std::slice::from_ref(&here)));
+    for notice in Notice::call(&here, &Token::new("t"), "h:443") {
+        let claim = notice.claim.unwrap();
+        assert!(claim.agrees_with(&[other.clone(), here.clone()]));
+        assert!(!claim.agrees_with(std::slice::from_ref(&nowhere)));
+    }
+}
+
+#[test]
+fn a_notice_does_not_show_its_token() {
+    let notices = Notice::call(&row(), &Token::new("hunter2"), "h:443");
+    assert!(!format!("{notices:?}").contains("hunter2"));
+}

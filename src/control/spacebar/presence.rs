@@ -133,10 +133,17 @@ impl Authority {
         })
     }
 
-    /// Whether the user has a voice session in this channel, or one on its way.
+    /// Whether the user has a voice session in this channel, or one on its way, and his client knows
+    /// of it.
     pub(super) fn is_in(&self, user: UserId, channel: ChannelId) -> bool {
-        let mut theirs = self.sessions.of_user(user);
+        let mut theirs = self.sessions.of_user(user).filter(|(_, live)| !live.is_reviving);
         theirs.any(|(_, live)| live.kind == Kind::Voice && live.channel == channel)
+    }
+
+    /// Whether the user has a voice session by Spacebar's leave.
+    pub(super) fn is_here(&self, user: UserId) -> bool {
+        let mut theirs = self.sessions.of_user(user);
+        theirs.any(|(_, live)| live.kind == Kind::Voice && live.backend == BackendName::Spacebar)
     }
 
     /// People who were here before this process was.

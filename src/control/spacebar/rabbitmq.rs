@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeSet,
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -18,18 +19,21 @@ use lapin::{
         BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
         QueueBindOptions, QueueDeclareOptions,
     },
+    runtime::default_runtime,
+    tcp::OwnedTLSConfig,
     types::{AMQPValue, FieldTable, LongString},
     uri::AMQPUri,
 };
 use tracing::{info, warn};
 
 use super::{
+    bus::Unsaid,
     errands::Desk,
     event::{self, Notice},
     tally::count,
     vigil,
 };
-use crate::config::{Exchanges, Secret};
+use crate::config::{Exchanges, SpacebarBroker};
 
 /// Time to connect, TLS and password included; and for the broker to take one event.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,25 +52,30 @@ const QUEUE_TTL_MS: i32 = 10_000;
 /// Exchanges listened to at most, where every id has its own.
 const BINDINGS_MAX: usize = 16_384;
 
+/// Events that waited longer are looked at before they are said: a departure is no news of somebody
+/// who is back.
+const STALE: Duration = Duration::from_secs(2);
+
+/// By whom our own events are known, which the exchange hands to us too. What we say is no news to
+/// us, and by the time it comes may be wrong.
+const SELF: &str = "stentor";
+
 /// The exchange for everything.
 const EXCHANGE: &str = "-";
 
 /// Listens, and says what waits to be said, as long as it is polled.
 pub(super) async fn converse(
     desk: &Arc<Desk>,
-    url: &Secret,
+    settings: &SpacebarBroker,
     exchanges: Exchanges,
-    notices: &Receiver<Notice>,
+    notices: &Receiver<Unsaid>,
 ) {
     let mut unsaid = None;
     let mut has_complained = false;
     loop {
-        match connect(url).await {
+        match connect(settings).await {
             Ok(broker) => {
-                info!("listening on Spacebar's bus at the message broker");
                 has_complained = false;
-                desk.tally().watching.store(true, Ordering::Relaxed);
-                vigil::look_again(desk);
                 let ended = broker.converse(desk, exchanges, notices, &mut unsaid).await;
                 desk.tally().watching.store(false, Ordering::Relaxed);
                 let error = ended.err().map_or_else(|| "closed".to_owned(), |it| it.to_string());
@@ -82,20 +91,31 @@ pub(super) async fn converse(
     }
 }
 
-/// Whether the URL is one.
-pub(super) fn check(url: &Secret) -> Result<(), &'static str> {
-    parse(url).map(drop).map_err(|_| "not an AMQP URL")
+/// Whether the URL is one, and its authority can be read.
+pub(super) fn check(settings: &SpacebarBroker) -> Result<(), String> {
+    parse(settings).map_err(|error| error.to_string())?;
+    trust(settings).map(drop).map_err(|error| error.to_string())
 }
 
 /// The parser's own words may quote the password.
-fn parse(url: &Secret) -> Result<AMQPUri, BrokerError> {
-    let text = std::str::from_utf8(url.reveal()).map_err(|_| BrokerError::Url)?;
+fn parse(settings: &SpacebarBroker) -> Result<AMQPUri, BrokerError> {
+    let text = std::str::from_utf8(settings.url.reveal()).map_err(|_| BrokerError::Url)?;
     text.parse().map_err(|_: String| BrokerError::Url)
 }
 
+/// Whom to trust beside those whom the machine does.
+fn trust(settings: &SpacebarBroker) -> Result<OwnedTLSConfig, BrokerError> {
+    let read = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path);
+        text.map_err(|error| BrokerError::Authority(format!("{}: {error}", path.display())))
+    };
+    let cert_chain = settings.ca.as_ref().map(read).transpose()?;
+    Ok(OwnedTLSConfig { identity: None, cert_chain })
+}
+
 /// Connects, for whoever only wants to know whether that can be done.
-pub(super) async fn try_connect(url: &Secret) -> Result<(), String> {
-    let broker = connect(url).await.map_err(|error| error.to_string())?;
+pub(super) async fn try_connect(settings: &SpacebarBroker) -> Result<(), String> {
+    let broker = connect(settings).await.map_err(|error| error.to_string())?;
     let _ = broker.connection.close(200, "tried".into()).await;
     Ok(())
 }
@@ -113,6 +133,8 @@ enum BrokerError {
     #[error("not an AMQP URL")]
     Url,
     #[error("{0}")]
+    Authority(String),
+    #[error("{0}")]
     Amqp(#[from] lapin::Error),
     #[error("no answer in time")]
     Timeout(#[from] tokio::time::error::Elapsed),
@@ -120,14 +142,16 @@ enum BrokerError {
     Refused,
 }
 
-async fn connect(url: &Secret) -> Result<Broker, BrokerError> {
-    tokio::time::timeout(TIMEOUT, connect_unbounded(url)).await?
+async fn connect(settings: &SpacebarBroker) -> Result<Broker, BrokerError> {
+    tokio::time::timeout(TIMEOUT, connect_unbounded(settings)).await?
 }
 
-async fn connect_unbounded(url: &Secret) -> Result<Broker, BrokerError> {
-    let name = LongString::from("stentor");
+async fn connect_unbounded(settings: &SpacebarBroker) -> Result<Broker, BrokerError> {
+    let name = LongString::from(SELF);
     let properties = ConnectionProperties::default().with_connection_name(name);
-    let connection = Connection::connect_uri(parse(url)?, properties).await?;
+    let (uri, trust) = (parse(settings)?, trust(settings)?);
+    let runtime = default_runtime()?;
+    let connection = Connection::connect_uri_with_config(uri, properties, trust, runtime).await?;
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let mut bounds = FieldTable::default();
@@ -152,19 +176,27 @@ impl Broker {
         mut self,
         desk: &Arc<Desk>,
         exchanges: Exchanges,
-        notices: &Receiver<Notice>,
-        unsaid: &mut Option<Notice>,
+        notices: &Receiver<Unsaid>,
+        unsaid: &mut Option<Unsaid>,
     ) -> Result<(), BrokerError> {
         let mut bound = BTreeSet::new();
         if exchanges == Exchanges::Single {
-            self.bind(EXCHANGE).await?;
+            tokio::time::timeout(TIMEOUT, self.bind(EXCHANGE)).await??;
         }
+        info!("listening on Spacebar's bus at the message broker");
+        desk.tally().watching.store(true, Ordering::Relaxed);
+        // What has happened before was not heard.
+        vigil::look_again(desk);
         let mut rebind = tokio::time::interval(REBIND);
         loop {
             // What the last connection did not take comes first.
-            if let Some(notice) = unsaid.as_ref() {
-                tokio::time::timeout(TIMEOUT, self.publish(exchanges, notice)).await??;
-                count(&desk.tally().said);
+            if let Some(Unsaid { notice, since }) = unsaid.as_ref() {
+                if since.elapsed() < STALE || is_still_so(desk, notice).await {
+                    tokio::time::timeout(TIMEOUT, self.publish(exchanges, notice)).await??;
+                    count(&desk.tally().said);
+                } else {
+                    count(&desk.tally().unsaid);
+                }
                 *unsaid = None;
             }
             tokio::select! {
@@ -237,6 +269,7 @@ impl Broker {
                 BasicProperties::default().with_type(notice.name.into()),
             ),
         };
+        let properties = properties.with_app_id(SELF.into());
         self.declare(&exchange).await?;
         let options = BasicPublishOptions::default();
         let exchange = exchange.as_str().into();
@@ -249,7 +282,17 @@ impl Broker {
     }
 }
 
+/// Whether the tables still say what a notice does. If they cannot be asked, it is said as it is.
+async fn is_still_so(desk: &Desk, notice: &Notice) -> bool {
+    let Some(claim) = notice.claim else { return true };
+    let rows = desk.database().rows(&[claim.user], &[]).await;
+    rows.map_or(true, |(rows, _)| claim.agrees_with(&rows))
+}
+
 fn hear(desk: &Arc<Desk>, exchanges: Exchanges, delivery: &Delivery) {
+    if delivery.properties.app_id().as_ref().is_some_and(|name| name.as_str() == SELF) {
+        return;
+    }
     let happening = match exchanges {
         Exchanges::Single => event::read(&delivery.data),
         Exchanges::PerId => {

@@ -69,12 +69,41 @@ pub(super) struct StreamRow {
 }
 
 impl StreamRow {
+    /// What the key says of the stream with this id.
+    pub(super) fn of_key(stream: ServerId, key: &str) -> Option<Self> {
+        let parts: Vec<&str> = key.split(':').collect();
+        let (guild, channel, owner) = match parts[..] {
+            ["guild", guild, channel, owner] => (Some(guild.parse().ok()?), channel, owner),
+            ["call", channel, owner] => (None, channel, owner),
+            _ => return None,
+        };
+        let (channel, owner) = (channel.parse().ok()?, owner.parse().ok()?);
+        Some(Self { stream: ChannelId(stream.0), owner, channel, guild })
+    }
+
     /// `guild:<guild>:<channel>:<owner>` or `call:<channel>:<owner>`.
     pub(super) fn key(&self) -> String {
         let Self { owner, channel, .. } = self;
         match self.guild {
             Some(guild) => format!("guild:{guild}:{channel}:{owner}"),
             None => format!("call:{channel}:{owner}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_what_its_key_says() {
+        for guild in [Some(ServerId(3)), None] {
+            let row =
+                StreamRow { stream: ChannelId(1), owner: UserId(7), channel: ChannelId(5), guild };
+            assert_eq!(StreamRow::of_key(ServerId(1), &row.key()), Some(row));
+        }
+        for key in ["", "guild:1:2", "guild:1:2:x", "call:1", "call:1:2:3", "other:1:2"] {
+            assert_eq!(StreamRow::of_key(ServerId(1), key), None, "{key}");
         }
     }
 }

@@ -12,6 +12,7 @@ use async_channel::Receiver;
 use tracing::{debug, warn};
 
 use super::{
+    bus::Unsaid,
     errands::Desk,
     event::{Happening, Notice},
     notify, rabbitmq,
@@ -28,6 +29,11 @@ const CHECK_PERIOD: Duration = Duration::from_secs(5);
 
 /// Time after a notification in which others are gathered.
 const GATHER: Duration = Duration::from_millis(20);
+
+/// Time after an event in which the row is saved that it tells of: Spacebar does both at once.
+/// Shorter than the grace of who is elsewhere, so that an event that is wrong, or late, ends
+/// nothing.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Users whose rows are to be read; more, and everybody's are.
 const MARKED_MAX: usize = 1_024;
@@ -47,6 +53,8 @@ pub(super) struct Marks(Mutex<Marked>);
 struct Marked {
     everybody: bool,
     users: BTreeSet<UserId>,
+    /// Users whose rows will be read when they have settled.
+    settling: BTreeSet<UserId>,
     announced: std::collections::BTreeMap<UserId, Instant>,
 }
 
@@ -57,12 +65,12 @@ impl Marks {
 }
 
 /// Watches until the node has finished.
-pub(super) async fn keep(desk: Arc<Desk>, notices: Option<Receiver<Notice>>) {
+pub(super) async fn keep(desk: Arc<Desk>, notices: Option<Receiver<Unsaid>>) {
     let events = async {
         match (&desk.settings().events, notices) {
             (SpacebarEvents::Unix(directory), _) => unix_bus::listen(&desk, directory).await,
-            (SpacebarEvents::RabbitMq { url, exchanges }, Some(notices)) => {
-                rabbitmq::converse(&desk, url, *exchanges, &notices).await;
+            (SpacebarEvents::RabbitMq { broker, exchanges }, Some(notices)) => {
+                rabbitmq::converse(&desk, broker, *exchanges, &notices).await;
             }
             (SpacebarEvents::Notify, _) => notify::listen(&desk).await,
             (SpacebarEvents::Poll | SpacebarEvents::RabbitMq { .. }, _) => {
@@ -108,12 +116,28 @@ pub(super) fn hear(desk: &Arc<Desk>, happening: Happening) {
             }
             return;
         }
-        Happening::Moved(row) if row.channel.is_some() => {
-            tokio::spawn(announce_if_missing(desk.clone(), row.clone()));
+        Happening::Moved(row) => {
+            settle(desk, row.user);
+            if row.channel.is_some() {
+                tokio::spawn(announce_if_missing(desk.clone(), row.clone()));
+            }
         }
         _ => {}
     }
     desk.node().act(|authority, now, wall| authority.hear_event(now, wall, happening));
+}
+
+/// What was said of somebody who is here is compared with his row, once it is there.
+fn settle(desk: &Arc<Desk>, user: UserId) {
+    let is_here = desk.node().look(|authority| authority.is_here(user));
+    if is_here && desk.marks().lock().settling.insert(user) {
+        let desk = desk.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SETTLE).await;
+            desk.marks().lock().settling.remove(&user);
+            look_at(&desk, user);
+        });
+    }
 }
 
 /// Spacebar tells a user where to connect only when his channel changes. A library that has lost
