@@ -77,6 +77,8 @@ drop_reasons! {
     UselessRetransmission = "useless_retransmission",
     /// A hearer has not had a keyframe yet, without which it can make nothing of the packet.
     AwaitingKeyframe = "awaiting_keyframe",
+    /// A hearer has said that it wants nothing of the stream.
+    Unwanted = "unwanted",
     /// A hearer does not take this codec.
     CodecNotSupported = "codec_not_supported",
     /// A packet from before a gap the hearer was given no share of.
@@ -114,6 +116,7 @@ impl DropReason {
             DropReason::Deafened
                 | DropReason::NotConnected
                 | DropReason::AwaitingKeyframe
+                | DropReason::Unwanted
                 | DropReason::CodecNotSupported
                 | DropReason::LateAfterGap
                 | DropReason::NonceExhausted
@@ -126,6 +129,12 @@ impl DropReason {
 
 /// How many drop reasons there are.
 pub const DROP_REASONS: usize = DropReason::ALL.len();
+
+/// The gateway's close codes begin behind this, and are fewer than [`CLOSE_CODES`] (protocol.md
+/// §1.8).
+pub const CLOSE_CODES_FROM: u16 = 4_000;
+/// See [`CLOSE_CODES_FROM`].
+pub const CLOSE_CODES: usize = 32;
 
 /// What one shard has counted since it started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +155,10 @@ pub struct Counters {
     pub retransmitted: u64,
     /// Packets lost on the way here that their sender sent again when asked.
     pub mended: u64,
+    /// Handshakes of browsers that came to an end with keys.
+    pub handshakes: u64,
+    /// Those that came to none.
+    pub handshakes_failed: u64,
     /// Packets that hearers' transport-wide feedback reported on.
     pub path_reported: u64,
     /// Those of them that had not arrived.
@@ -158,6 +171,8 @@ pub struct Counters {
     pub receive_buffers_exhausted: u64,
     /// Address bindings moved by an authenticated packet.
     pub rebound: u64,
+    /// WebSockets closed by us, by their close code less [`CLOSE_CODES_FROM`].
+    pub closed: [u64; CLOSE_CODES],
     /// Drops by reason, indexed by `DropReason as usize`.
     pub drops: [u64; DROP_REASONS],
 }
@@ -174,12 +189,15 @@ impl Default for Counters {
             forwarded: 0,
             retransmitted: 0,
             mended: 0,
+            handshakes: 0,
+            handshakes_failed: 0,
             path_reported: 0,
             path_lost: 0,
             stack_traversals: 0,
             answered: 0,
             receive_buffers_exhausted: 0,
             rebound: 0,
+            closed: [0; CLOSE_CODES],
             drops: [0; DROP_REASONS],
         }
     }
@@ -190,6 +208,20 @@ impl Counters {
     #[inline]
     pub fn dropped(&mut self, reason: DropReason) {
         self.drops[reason as usize] += 1;
+    }
+
+    /// Counts a WebSocket closed with one of the gateway's codes.
+    pub fn close(&mut self, code: u16) {
+        let place = code.checked_sub(CLOSE_CODES_FROM).map(usize::from);
+        if let Some(count) = place.and_then(|place| self.closed.get_mut(place)) {
+            *count += 1;
+        }
+    }
+
+    /// How many were closed with this code.
+    pub fn closed_with(&self, code: u16) -> u64 {
+        let place = code.checked_sub(CLOSE_CODES_FROM).map(usize::from);
+        place.and_then(|place| self.closed.get(place)).copied().unwrap_or(0)
     }
 
     /// How often this reason was counted.
@@ -208,12 +240,17 @@ impl AddAssign<&Counters> for Counters {
         self.forwarded += other.forwarded;
         self.retransmitted += other.retransmitted;
         self.mended += other.mended;
+        self.handshakes += other.handshakes;
+        self.handshakes_failed += other.handshakes_failed;
         self.path_reported += other.path_reported;
         self.path_lost += other.path_lost;
         self.stack_traversals += other.stack_traversals;
         self.answered += other.answered;
         self.receive_buffers_exhausted += other.receive_buffers_exhausted;
         self.rebound += other.rebound;
+        for (mine, theirs) in self.closed.iter_mut().zip(&other.closed) {
+            *mine += theirs;
+        }
         for (mine, theirs) in self.drops.iter_mut().zip(&other.drops) {
             *mine += theirs;
         }

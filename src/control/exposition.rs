@@ -18,7 +18,8 @@ use axum::{
 use super::node::{Node, NodeReport};
 use crate::{
     driver::queues::{Rooms, ShardReport},
-    metrics::{Counters, DropReason, LATENCY_BOUNDS_NS, Latency},
+    metrics::{CLOSE_CODES, CLOSE_CODES_FROM, Counters, DropReason, LATENCY_BOUNDS_NS, Latency},
+    signalling::CloseCode,
 };
 
 pub(super) async fn metrics(State(node): State<Arc<Node>>) -> Response {
@@ -103,7 +104,7 @@ const SHARD_NUMBERS: [PerShard; 4] = [
     ),
 ];
 
-const COUNTERS: [PerCounter; 14] = [
+const COUNTERS: [PerCounter; 16] = [
     ("stentor_packets_received_total", "Datagrams received.", |c| c.packets_in),
     ("stentor_received_bytes_total", "Bytes of UDP payload received.", |c| c.bytes_in),
     ("stentor_packets_sent_total", "Datagrams sent.", |c| c.packets_out),
@@ -119,6 +120,14 @@ const COUNTERS: [PerCounter; 14] = [
         "stentor_packets_mended_total",
         "Packets lost on the way here that their sender sent again when asked.",
         |c| c.mended,
+    ),
+    ("stentor_handshakes_total", "Browsers' DTLS handshakes that agreed on keys.", |c| {
+        c.handshakes
+    }),
+    (
+        "stentor_handshakes_failed_total",
+        "Browsers' DTLS handshakes that failed: wrong certificate, nothing in common, no answer.",
+        |c| c.handshakes_failed,
     ),
     (
         "stentor_path_packets_reported_total",
@@ -175,6 +184,16 @@ fn render(shards: &[Option<ShardReport>], control: &ControlNumbers) -> String {
         for reason in DropReason::ALL {
             let labels: [Label<'_>; 2] = [("shard", &shard.shard), ("reason", &reason.label())];
             page.sample(name, &labels, shard.counters.drops_for(*reason));
+        }
+    }
+    let name = "stentor_closed_total";
+    page.family(name, Kind::Counter, "WebSockets closed by the server, by close code.");
+    for shard in &answering {
+        for code in (CLOSE_CODES_FROM..).take(CLOSE_CODES) {
+            if CloseCode::from_code(code).is_some() {
+                let labels: [Label<'_>; 2] = [("shard", &shard.shard), ("code", &code)];
+                page.sample(name, &labels, shard.counters.closed_with(code));
+            }
         }
     }
     let name = "stentor_limited_total";

@@ -413,6 +413,7 @@ impl Shard {
         code: CloseCode,
         why: &'static str,
     ) {
+        self.counters.close(code.code());
         self.outputs.push_back(Output::Close { connection, code, why });
     }
 

@@ -12,7 +12,7 @@ use stentor::{
 };
 
 use crate::{
-    browser::{Choices, VP8},
+    browser::{Browser, Choices, VP8},
     client::{Client, Heard, Outgoing, Rtp, rtp},
     rig::Rig,
     rtcp::{OTHER, compounds, feedback, media, nack, report, watched},
@@ -131,6 +131,39 @@ fn a_browsers_probes_arrive_before_it_has_announced_anything_under_their_ssrc() 
     let first = statuses[0].1.expect("it has arrived");
     let since: Vec<_> = statuses.iter().map(|(seq, at)| (*seq, at.map(|at| at - first))).collect();
     assert_eq!(since, [(0, Some(0)), (1, Some(40)), (2, Some(80))], "each when it came");
+}
+
+/// A browser whose connection starts again counts from the beginning. What the old one counted must
+/// not make its numbers duplicates, for an estimate without reports falls to the floor.
+#[test]
+fn a_transport_that_starts_again_is_reported_on_from_its_first_number() {
+    let mut rig = Rig::new();
+    let mut browser = rig.browser(1, 10, Choices::default());
+    let ssrc = Ssrc(browser.choices.ssrcs[0]);
+    for round in 0..2 {
+        for number in 0..50 {
+            let elements = [0x31, 0, number, 0];
+            let extension = Some((0xBEDE, &elements[..]));
+            let seq = number.into();
+            let packet = Rtp { payload_type: 111, seq, extension, payload: b"voice", ..rtp(ssrc) };
+            let sealed = browser.seal(&packet.plain());
+            rig.datagram(browser.address, &sealed);
+        }
+        rig.advance(Duration::from_millis(100));
+        let heard = browser.hear(&mut rig);
+        let told = heard.iter().filter_map(|heard| match heard {
+            Heard::Rtcp(compound) => Some(compound),
+            Heard::Rtp { .. } => None,
+        });
+        let told = told.flat_map(|compound| reports(compound)).filter_map(|report| match report {
+            Report::TransportCc(feedback) => Some(feedback.statuses().count()),
+            _ => None,
+        });
+        assert_eq!(told.sum::<usize>(), 50, "round {round}");
+        browser = Browser::select(&mut rig, browser.who, Choices::default());
+        browser.connect(&mut rig);
+        browser.say_hello(&mut rig);
+    }
 }
 
 #[test]
