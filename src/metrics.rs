@@ -77,6 +77,8 @@ drop_reasons! {
     UselessRetransmission = "useless_retransmission",
     /// A hearer has not had a keyframe yet, without which it can make nothing of the packet.
     AwaitingKeyframe = "awaiting_keyframe",
+    /// A hearer has said that it wants nothing of the stream.
+    Unwanted = "unwanted",
     /// A hearer does not take this codec.
     CodecNotSupported = "codec_not_supported",
     /// A packet from before a gap the hearer was given no share of.
@@ -114,6 +116,7 @@ impl DropReason {
             DropReason::Deafened
                 | DropReason::NotConnected
                 | DropReason::AwaitingKeyframe
+                | DropReason::Unwanted
                 | DropReason::CodecNotSupported
                 | DropReason::LateAfterGap
                 | DropReason::NonceExhausted

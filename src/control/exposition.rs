@@ -143,7 +143,7 @@ const COUNTERS: [PerCounter; 17] = [
     ("stentor_handshakes_total", "Handshakes with browsers that agreed on keys.", |c| c.handshakes),
     (
         "stentor_handshakes_failed_total",
-        "Handshakes with browsers that failed, or took too long.",
+        "Handshakes with browsers that failed: wrong certificate, nothing in common, no answer.",
         |c| c.handshakes_failed,
     ),
     (

@@ -39,8 +39,12 @@ impl PayloadTypes {
     /// The table of a session that listed `codecs`.
     pub fn listed(codecs: &[Codec]) -> Self {
         let mut table = [[0; 2]; VIDEO.len()];
+        // Of several numbers for one codec, which are its variants, the preferred one.
+        let mut priorities = [None; VIDEO.len()];
         for codec in codecs.iter().filter(|codec| codec.decode) {
-            if let Some(row) = row(codec.name) {
+            let Some(row) = row(codec.name) else { continue };
+            if priorities[row].is_none_or(|best| codec.priority < best) {
+                priorities[row] = Some(codec.priority);
                 table[row] = [codec.payload_type, codec.rtx_payload_type.unwrap_or(0)];
             }
         }
@@ -226,6 +230,19 @@ mod tests {
         assert_eq!(Media::video(Some(&sender), 96), None, "a probe");
         assert_eq!(Media::video(Some(&sender), 104), None, "in the wrong stream");
         assert_eq!(Media::Audio.payload_type_for(111, None), Ok(111));
+    }
+
+    #[test]
+    fn of_a_codecs_variants_the_preferred_one_is_sent() {
+        let media = Media::Video { codec: Some(CodecName::H264), payload_type: 103 };
+        for listed in [
+            [codec(CodecName::H264, 2000, 103), codec(CodecName::H264, 2000, 107)],
+            [codec(CodecName::H264, 3000, 109), codec(CodecName::H264, 2000, 103)],
+        ] {
+            let hearer = PayloadTypes::listed(&listed);
+            assert_eq!(media.payload_type_for(111, Some(&hearer)), Ok(103));
+            assert_eq!(media.retransmission_type_for(Some(&hearer)), Some(104));
+        }
     }
 
     #[test]

@@ -140,15 +140,14 @@ impl Shard {
         }
         stream.reported = Some(now);
         stream.reception.sender_report(now, report.ntp);
-        let timestamp_offset = stream.source.timestamp_offset();
-        let mapped = SenderReport {
+        let mapped = stream.source.timestamp_offset().map(|offset| SenderReport {
             ssrc: stream.ssrc,
             ntp,
-            rtp_timestamp: report.rtp_timestamp.wrapping_add(timestamp_offset),
+            rtp_timestamp: report.rtp_timestamp.wrapping_add(offset),
             packets: report.packets,
             octets: report.octets,
             blocks: Blocks::default(),
-        };
+        });
         let mut blocks = [[0; BLOCK_BYTES]; BLOCKS_MAX];
         let mut count = 0;
         for stream in 0..session.streams.len().min(BLOCKS_MAX) {
@@ -163,8 +162,12 @@ impl Shard {
         if let Some(len) = answer.write(&mut compound) {
             self.send_rtcp(index, &compound[..len], egress);
         }
-        // Retransmissions are not passed on, so neither is what they report.
-        if Role::of(stream_index) != Role::Retransmission {
+        // Retransmissions are not passed on, so neither is what they report. Nor is what is said of
+        // a stream that the others may not have.
+        let session = &self.sessions[index.index()];
+        let heard =
+            Role::of(stream_index) != Role::Retransmission && session.is_heard(stream_index);
+        if let Some(mapped) = mapped.filter(|_| heard) {
             self.report_to_hearers(index, &mapped, egress);
         }
     }

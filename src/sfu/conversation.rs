@@ -76,16 +76,9 @@ impl Shard {
             ClientMessage::Video(video) => self.video(now, index, video),
             // Without codecs it says nothing about them (protocol.md §1.4, op 14).
             ClientMessage::SessionUpdate { codecs: None } => Ok(()),
-            ClientMessage::SessionUpdate { codecs } => {
-                self.list_codecs(index, codecs);
-                self.wants_changed(now, index);
-                self.want_keyframes(now, index);
-                Ok(())
-            }
+            ClientMessage::SessionUpdate { codecs } => self.update_codecs(now, index, codecs),
             ClientMessage::SinkWants(wants) => {
-                self.sessions[index.index()].wants = wants;
-                self.wants_changed(now, index);
-                self.want_keyframes(now, index);
+                self.want(now, index, wants);
                 Ok(())
             }
             // No DAVE group exists yet for these to be about.
@@ -110,8 +103,9 @@ impl Shard {
         index: SessionIndex,
         select: SelectProtocol,
     ) -> Result<(), Refusal> {
+        self.take_selection(now, index)?;
         let agreed = match select.protocol {
-            Protocol::Udp { mode } => self.select_udp(index, &mode)?,
+            Protocol::Udp { mode } => self.select_udp(now, index, &mode)?,
             Protocol::WebRtc { sdp } => self.select_web_rtc(now, index, &sdp)?,
             Protocol::Unknown => {
                 let why = "protocol is neither udp nor webrtc";
@@ -120,13 +114,11 @@ impl Shard {
         };
         let media_session = hex(self.random.bytes());
         let session = &mut self.sessions[index.index()];
+        session.forget_arrivals();
         for stream in &mut session.streams {
             stream.source.rekeyed();
             stream.restart();
         }
-        // What it sends is counted from the beginning again.
-        session.arrivals = None;
-        session.arrivals_due = None;
         session.description = None;
         self.list_codecs(index, select.codecs);
         let session = &mut self.sessions[index.index()];
@@ -141,8 +133,34 @@ impl Shard {
         Ok(())
     }
 
+    /// op 14: a client lists its codecs anew.
+    fn update_codecs(
+        &mut self,
+        now: Instant,
+        index: SessionIndex,
+        codecs: Option<Vec<Codec>>,
+    ) -> Result<(), Refusal> {
+        self.take_selection(now, index)?;
+        self.list_codecs(index, codecs);
+        self.wants_changed(now, index);
+        self.want_keyframes(now, index);
+        Ok(())
+    }
+
+    /// Whether a session may select again, or list codecs again.
+    fn take_selection(&mut self, now: Instant, index: SessionIndex) -> Result<(), Refusal> {
+        let may = self.sessions[index.index()].selections.take(now);
+        let why = "selected a protocol or codecs again and again";
+        if may { Ok(()) } else { Err(Refusal { code: CloseCode::RateLimited, why }) }
+    }
+
     /// A session is to have plain UDP, with a new key.
-    fn select_udp(&mut self, index: SessionIndex, mode: &str) -> Result<Agreed, Refusal> {
+    fn select_udp(
+        &mut self,
+        now: Instant,
+        index: SessionIndex,
+        mode: &str,
+    ) -> Result<Agreed, Refusal> {
         let why = "a mode that Ready did not offer";
         let mode = Mode::from_name(mode)
             .filter(|mode| self.config.modes.contains(mode))
@@ -154,7 +172,7 @@ impl Shard {
         let transport = Transport::udp(mode, &key, random, Flow(index.0), path);
         self.transports[index.index()] = Some(transport);
         if let Some(Path { remote, .. }) = path {
-            self.expect_from(index, remote);
+            self.expect_from(now, index, remote);
         }
         Ok(Agreed::Udp(mode, key))
     }

@@ -38,6 +38,8 @@ enum Phase {
     Waiting,
     /// Nothing was withheld lately.
     Open,
+    /// The hearer wants nothing of the stream.
+    Shunned,
     /// A gap ended before `resumed_at`; what comes late from before it would take a number already
     /// used.
     Guarded,
@@ -45,7 +47,7 @@ enum Phase {
 
 /// How far a stream runs before packets from before a gap are no longer expected; twenty seconds of
 /// audio, far more than any network reorders, and as far back as the replay window lets pass.
-const GUARD_PACKETS: i16 = 1_024;
+const GUARD_PACKETS: u16 = 1_024;
 
 impl Cursor {
     /// A cursor that gives packets their own numbers from `first` on, and none to those before it.
@@ -63,13 +65,36 @@ impl Cursor {
     /// The stream can be understood by this hearer only from a keyframe on.
     pub fn wait(&mut self) {
         match self.phase {
-            Phase::Expecting | Phase::Waiting => {}
+            Phase::Expecting | Phase::Waiting | Phase::Shunned => {}
             Phase::Fresh => self.phase = Phase::Expecting,
             Phase::Open | Phase::Guarded => {
                 self.cut();
                 (self.phase, self.swallowed) = (Phase::Waiting, 0);
             }
         }
+    }
+
+    /// This hearer wants nothing of the stream, or wants it again, which then goes on where it can
+    /// be understood.
+    pub fn shun(&mut self, shuns: bool) {
+        match (self.phase, shuns) {
+            (Phase::Shunned, true) => {}
+            // What it was never given a number of begins for it like any stream.
+            (Phase::Shunned, false) if !self.laps.has_begun() => self.phase = Phase::Expecting,
+            (Phase::Shunned, false) => (self.phase, self.swallowed) = (Phase::Waiting, 0),
+            (Phase::Open | Phase::Guarded, true) => {
+                self.cut();
+                self.phase = Phase::Shunned;
+            }
+            (_, true) => self.phase = Phase::Shunned,
+            (_, false) => {}
+        }
+    }
+
+    /// Whether nothing passes until the hearer wants it.
+    #[inline]
+    pub fn is_shunned(&self) -> bool {
+        self.phase == Phase::Shunned
     }
 
     /// Whether nothing passes until [`Self::begin`].
@@ -116,7 +141,7 @@ impl Cursor {
         // A late one leaves the hole that it has left already.
         let ahead = seq.wrapping_sub(self.newest) as i16;
         if ahead > 0 || first {
-            let waiting = self.is_waiting();
+            let (waiting, shunned) = (self.is_waiting(), self.is_shunned());
             self.withheld = self.withheld.wrapping_add(ahead as u16);
             self.newest = seq;
             self.cut();
@@ -124,8 +149,21 @@ impl Cursor {
                 let swallowed = u16::from(self.swallowed).saturating_add(ahead as u16);
                 self.swallowed = u8::try_from(swallowed).unwrap_or(u8::MAX);
                 self.phase = Phase::Waiting;
+            } else if shunned {
+                self.phase = Phase::Shunned;
             }
         }
+    }
+
+    /// The stream's packet `seq` cannot be given to anyone, and reads as lost to this hearer. A
+    /// leap before it is closed up: hearers count laps by what reaches them.
+    pub fn lose(&mut self, seq: u16) {
+        let ahead = seq.wrapping_sub(self.newest) as i16;
+        let begun = matches!(self.phase, Phase::Open | Phase::Guarded);
+        if begun && ahead > GUARD_PACKETS as i16 {
+            self.withhold(seq.wrapping_sub(1));
+        }
+        let _ = self.number(seq);
     }
 
     /// The stream is cut after its newest packet: what comes late from before is lost.
@@ -151,8 +189,21 @@ impl Cursor {
     /// hearer's key began.
     #[inline]
     pub fn number(&mut self, seq: u16) -> Option<Number> {
-        let number = self.pass(seq)?;
+        let mut number = self.pass(seq)?;
+        if !self.laps.has_begun() {
+            number = self.begin_low(number);
+        }
         self.laps.number(number)
+    }
+
+    /// Lets the numbers under a new key begin in the first half of their lap (RFC 3711 §3.3.1): a
+    /// hearer that misses all of the first ones up to the lap's end takes the next lap for the
+    /// first, and opens nothing of the stream from then on.
+    #[cold]
+    fn begin_low(&mut self, number: u16) -> u16 {
+        let half = number & 1 << 15;
+        self.withheld = self.withheld.wrapping_add(half);
+        number - half
     }
 
     /// The hearer has a new key: its laps count from the next number.
@@ -165,7 +216,7 @@ impl Cursor {
     pub fn unpass(&self, seq: u16) -> Option<u16> {
         let original = seq.wrapping_add(self.withheld);
         let begun = match self.phase {
-            Phase::Fresh | Phase::Expecting | Phase::Waiting => false,
+            Phase::Fresh | Phase::Expecting | Phase::Waiting | Phase::Shunned => false,
             Phase::Guarded => original.wrapping_sub(self.resumed_at) as i16 >= 0,
             Phase::Open => true,
         };
@@ -185,17 +236,21 @@ impl Cursor {
                 (self.newest, self.phase) = (seq, Phase::Open);
                 return true;
             }
-            Phase::Expecting | Phase::Waiting => {
+            Phase::Expecting | Phase::Waiting | Phase::Shunned => {
                 self.withhold(seq);
                 return false;
             }
             Phase::Open | Phase::Guarded => {}
         }
-        let ahead = seq.wrapping_sub(self.resumed_at) as i16;
-        if ahead > GUARD_PACKETS {
-            self.phase = Phase::Open;
+        let since = seq.wrapping_sub(self.resumed_at);
+        // What is ahead of the newest is not late, however far it leaps.
+        if seq.wrapping_sub(self.newest) as i16 > 0 {
+            if since > GUARD_PACKETS {
+                self.phase = Phase::Open;
+            }
+            return true;
         }
-        ahead >= 0
+        since as i16 >= 0
     }
 }
 
@@ -251,6 +306,72 @@ mod tests {
         let first = cursor.pass(102).unwrap();
         assert_eq!(cursor.pass(103), Some(first.wrapping_add(1)));
         assert_eq!(cursor.pass(101), None);
+    }
+
+    #[test]
+    fn a_stream_that_leaps_gives_no_number_twice() {
+        // After silence of our own, or a keyframe, or none of these.
+        for mut cursor in [Cursor::starting_at(1_000), Cursor::default()] {
+            let mut given = BTreeSet::new();
+            // Twice as far as can be told from going back.
+            for seq in (1_000..1_100).chain([33_866, 1_097, 1_098, 1_099, 33_866, 1_050]) {
+                let number = cursor.number(seq).expect("each is ahead of the one before");
+                assert!(given.insert((number.laps, number.seq)), "{number:?} again");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_hearer_missed_does_not_turn_its_numbers_back() {
+        let mut cursor = Cursor::default();
+        assert_eq!(cursor.number(100), Some(Number { seq: 100, laps: 0 }));
+        cursor.lose(101);
+        cursor.lose(32_867);
+        cursor.lose(98);
+        assert_eq!(cursor.number(99), Some(Number { seq: 104, laps: 0 }), "three were lost");
+        cursor.withhold(32_866);
+        cursor.withhold(97);
+        assert_eq!(cursor.number(98), Some(Number { seq: 105, laps: 0 }));
+    }
+
+    #[test]
+    fn numbers_under_a_new_key_begin_in_the_first_half_of_their_lap() {
+        let mut cursor = Cursor::default();
+        assert_eq!(cursor.number(65_534), Some(Number { seq: 32_766, laps: 0 }));
+        assert_eq!(cursor.number(1), Some(Number { seq: 32_769, laps: 0 }));
+        assert_eq!(cursor.number(65_535), Some(Number { seq: 32_767, laps: 0 }), "late");
+        assert_eq!(cursor.unpass(32_767), Some(65_535));
+        cursor.rekeyed();
+        assert_eq!(cursor.number(2), Some(Number { seq: 2, laps: 0 }));
+        cursor.rekeyed();
+        assert_eq!(cursor.number(3), Some(Number { seq: 3, laps: 0 }));
+    }
+
+    #[test]
+    fn who_shuns_a_stream_is_given_it_again_without_a_hole() {
+        let mut cursor = Cursor::default();
+        assert_eq!(cursor.number(7).map(|number| number.seq), Some(7));
+        cursor.shun(true);
+        for seq in 8..300 {
+            cursor.begin(seq);
+            cursor.wait();
+            assert!(cursor.number(seq).is_none() && cursor.is_shunned() && !cursor.is_waiting());
+        }
+        cursor.shun(false);
+        assert!(cursor.is_waiting() && cursor.number(300).is_none());
+        cursor.begin(301);
+        assert_eq!(cursor.number(301).map(|number| number.seq), Some(8));
+        assert_eq!(cursor.number(290), None);
+
+        // Shunned before it began, and wherever its numbers are.
+        for seq in [5, 40_000] {
+            let mut cursor = Cursor::default();
+            cursor.shun(true);
+            assert_eq!((cursor.number(seq), cursor.number(seq + 1)), (None, None));
+            cursor.shun(false);
+            cursor.begin(seq + 2);
+            assert!(cursor.number(seq + 2).is_some());
+        }
     }
 
     #[test]

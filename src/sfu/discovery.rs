@@ -43,7 +43,7 @@ impl Shard {
         if session.is_plausible(path, bound) {
             session.candidate = Some(path);
             if transport.is_none_or(|transport| transport.discovered(path)) {
-                self.expect_from(index, path.remote);
+                self.expect_from(now, index, path.remote);
                 self.note_connected(index);
             }
         }

@@ -137,7 +137,7 @@ impl Shard {
         let round_trip = session.round_trip().max(RETRY_MIN);
         for place in 0..session.streams.len() {
             let session = &mut self.sessions[index.index()];
-            // What a browser has not named has not come either.
+            // What a browser has not named, or names no longer, it cannot be asked for.
             let Some(media) = session.sent_ssrc(place) else { continue };
             let stream = &mut session.streams[place];
             let mut lost = [0; MISSING_MAX];
@@ -154,9 +154,14 @@ impl Shard {
             }
         }
         self.report_arrivals(now, index, egress);
-        let session = &mut self.sessions[index.index()];
+        let session = &self.sessions[index.index()];
         let mut due = session.arrivals_due;
-        for stream in videos(&mut session.streams) {
+        for (place, stream) in session.streams.iter().enumerate() {
+            // Of a stream without a name nothing was asked, so that what is due of it would be due
+            // again at once, for ever. `learn` looks again.
+            if session.sent_ssrc(place).is_none() {
+                continue;
+            }
             let missing = stream.repair.as_ref().and_then(|repair| repair.missing.due());
             due = due.into_iter().chain(missing).chain(stream.keyframes.due(now)).min();
         }

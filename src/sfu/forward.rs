@@ -47,10 +47,14 @@ pub fn forward(
             None => Err(DropReason::NotConnected),
         };
         if let Err(reason) = forwarded {
-            // Video is of no use without what was missed, up to the next keyframe.
-            if parts.is_video() && is_a_gap(reason) {
+            if is_a_gap(reason) {
+                // Every cursor has to hear of every packet, or it takes the stream to have gone
+                // back after half a lap, and gives numbers twice.
                 cursor.withhold(parts.place.seq);
-                cursor.wait();
+                // Video is of no use without what was missed, up to the next keyframe.
+                if parts.is_video() {
+                    cursor.wait();
+                }
             }
             counters.dropped(reason);
         }
@@ -82,9 +86,14 @@ pub(super) fn forward_one(
     if parts.begins {
         cursor.begin(seq);
     }
-    let number = cursor.number(seq).ok_or_else(|| match cursor.is_waiting() {
-        true => DropReason::AwaitingKeyframe,
-        false => DropReason::LateAfterGap,
+    let number = cursor.number(seq).ok_or_else(|| {
+        if cursor.is_waiting() {
+            DropReason::AwaitingKeyframe
+        } else if cursor.is_shunned() {
+            DropReason::Unwanted
+        } else {
+            DropReason::LateAfterGap
+        }
     })?;
     let form = forms.of(transport.layout(), layouts, parts);
     transport.seal(form, number, payload_type, egress)

@@ -3,7 +3,7 @@
 //! cheap; what a handshake costs is not, so its datagrams wait in a queue of their own and are
 //! dealt with one at a time, between media.
 
-use std::time::Instant;
+use std::{net::SocketAddr, time::Instant};
 
 use zeroize::Zeroizing;
 
@@ -60,7 +60,7 @@ impl Shard {
             return Ok(());
         }
         let forgotten = peer.checked(path);
-        if !self.is_in_use(path, index) {
+        if !self.is_in_use(now, path.remote, index) {
             self.by_source.insert(path.remote, index);
         }
         for remote in forgotten {
@@ -76,14 +76,17 @@ impl Shard {
     }
 
     /// Whether another session lives at this address, as far as its own datagrams have shown: a
-    /// check may come from an address that was borrowed.
-    fn is_in_use(&self, path: Path, index: SessionIndex) -> bool {
-        let Some(&other) = self.by_source.get(&path.remote).filter(|other| **other != index) else {
+    /// check may come from an address that was borrowed, so that one of a browser counts only once
+    /// it has keys, and for as long as it goes on checking.
+    pub(super) fn is_in_use(&self, now: Instant, remote: SocketAddr, index: SessionIndex) -> bool {
+        let Some(&other) = self.by_source.get(&remote).filter(|other| **other != index) else {
             return false;
         };
-        let session = &self.sessions[other.index()];
-        let checked = session.peer.as_ref().is_some_and(|peer| peer.ice.is_valid(path));
-        checked || self.transports[other.index()].as_ref().is_some_and(|it| it.is_verified(path))
+        let Some(transport) = &self.transports[other.index()] else { return false };
+        match &self.sessions[other.index()].peer {
+            Some(peer) => peer.ice.is_alive_at(now, remote),
+            None => transport.is_verified_at(remote),
+        }
     }
 
     /// A datagram of a handshake, from a pair that has passed a check: it waits its turn.
@@ -180,10 +183,12 @@ impl Shard {
         {
             match event {
                 DtlsEvent::Connected { profile, material } => {
-                    self.counters.handshakes += 1;
                     self.agree(now, index, path, profile.0, material);
                 }
                 DtlsEvent::Failed(why) => {
+                    // Its browser is told by an alert, or has heard nothing for as long as we have,
+                    // and selects again; its WebSocket has nothing to say about this, and a close
+                    // would end more than is broken.
                     tracing::debug!(?serial, %why, "DTLS failed");
                     self.counters.handshakes_failed += 1;
                     self.part(index);
@@ -211,6 +216,7 @@ impl Shard {
         let path = peer.ice.selected().unwrap_or(path);
         let transport = Transport::web_rtc(srtp, Flow(index.0), path, peer.layout);
         self.transports[index.index()] = Some(transport);
+        self.counters.handshakes += 1;
         self.configure_transport(index);
         self.restart_laps(index);
         self.note_connected(index);

@@ -117,7 +117,7 @@ impl Shard {
         }
         let sighting = transport.sighted(path);
         if sighting != Sighting::Known || stranger.is_some() {
-            self.bind(index, path, sighting);
+            self.bind(now, index, path, sighting);
         }
         self.handle_media(now, index, stream_index, seq, &bytes[opened.range], egress)
     }
@@ -283,6 +283,10 @@ impl Shard {
         parts: Parts<'_>,
         egress: &mut Egress,
     ) -> Result<(), DropReason> {
+        if parts.is_video() && self.sessions[index.index()].streams[stream_index].cursors.is_empty()
+        {
+            self.begin_wanted(index, stream_index);
+        }
         let session = &mut self.sessions[index.index()];
         let members = &self.channels[session.channel].members;
         let stream = &mut session.streams[stream_index];
@@ -291,7 +295,11 @@ impl Shard {
         if members.len() < 2 {
             return Err(DropReason::NoHearer);
         }
-        self.forms.begin(&parts).ok_or(DropReason::Oversize)?;
+        if self.forms.begin(&parts).is_none() {
+            // Every cursor has to hear of every packet, or it takes the stream to have gone back.
+            stream.cursors.iter_mut().for_each(|cursor| cursor.lose(parts.place.seq));
+            return Err(DropReason::Oversize);
+        }
         let Parts { media, place, payload, .. } = parts;
         stream.sent.count(payload.len());
         let keyframe = media.begins_keyframe(payload);
@@ -362,20 +370,22 @@ impl Shard {
     }
 
     /// An authenticated packet has shown where a session is.
-    fn bind(&mut self, index: SessionIndex, path: Path, sighting: Sighting) {
+    fn bind(&mut self, now: Instant, index: SessionIndex, path: Path, sighting: Sighting) {
         if let Sighting::Moved(old) = sighting {
             self.counters.rebound += u64::from(old.is_some());
         }
         self.sessions[index.index()].candidate = Some(path);
-        self.expect_from(index, path.remote);
+        self.expect_from(now, index, path.remote);
         self.note_connected(index);
     }
 
     /// Expects a session's media from `remote` and from nowhere else.
-    pub(super) fn expect_from(&mut self, index: SessionIndex, remote: SocketAddr) {
+    pub(super) fn expect_from(&mut self, now: Instant, index: SessionIndex, remote: SocketAddr) {
         // Discovery proves little, and a browser is known by its address alone.
         let holder = self.by_source.get(&remote).filter(|holder| **holder != index);
-        if holder.is_some_and(|holder| self.sessions[holder.index()].peer.is_some()) {
+        if holder.is_some_and(|holder| self.sessions[holder.index()].peer.is_some())
+            && self.is_in_use(now, remote, index)
+        {
             return;
         }
         let old = self.sessions[index.index()].bound.replace(remote);

@@ -24,6 +24,12 @@ impl Laps {
         self.begun = false;
     }
 
+    /// Whether a number was given under the hearer's key.
+    #[inline]
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// The lap of a number that is given to the hearer now; `None` if it is from before the lap in
     /// which its key began, for then no receiver opens it.
     #[inline]

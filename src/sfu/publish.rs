@@ -25,7 +25,7 @@ use crate::{
 pub(super) const VOICE: usize = 0;
 
 /// A layer's pictures among a session's streams; its retransmissions come next.
-fn pictures(layer: usize) -> usize {
+pub(super) fn pictures(layer: usize) -> usize {
     1 + 2 * layer
 }
 
@@ -40,10 +40,14 @@ impl Shard {
         }
         known.source.rekeyed();
         known.restart();
+        let keyframe = known.keyframes.due(now);
         if peer.inbound.holds_early() && peer.early.set(now) {
             // At the next opportunity and not at once: who is told of it now shall hear of it
             // first.
             self.timers.set(now, Timer::Early(session.admission.serial));
+        }
+        if let Some(due) = keyframe {
+            self.expect_feedback(index, due);
         }
         if stream == VOICE {
             self.announce(index);
@@ -134,14 +138,17 @@ impl Shard {
         let session = &mut self.sessions[index.index()];
         let stream = recognise(session, &packet);
         let peer = session.peer.as_mut().ok_or(DropReason::NoKey)?;
-        peer.inbound.hold(Early { ssrc, seq: packet.seq(), plain: plain.into(), at: now })?;
-        if peer.early.set(now + EARLY_TIME_MAX) {
+        let held =
+            peer.inbound.hold(Early { ssrc, seq: packet.seq(), plain: plain.into(), at: now });
+        if held.is_ok() && peer.early.set(now + EARLY_TIME_MAX) {
             self.timers.set(now + EARLY_TIME_MAX, Timer::Early(session.admission.serial));
         }
+        // Also if there is no room for it: else whoever sends much of what nobody knows would not
+        // be heard.
         if let Some(stream) = stream {
             self.learn(now, index, ssrc, stream);
         }
-        Ok(())
+        held
     }
 
     /// Early packets of a browser are known by now, or have been kept for long enough.

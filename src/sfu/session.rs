@@ -212,6 +212,8 @@ pub struct Session {
     pub opus_payload_type: u8,
     /// What it wants to see.
     pub wants: SinkWants,
+    /// Select Protocol and lists of codecs that it may still send.
+    pub selections: Budget,
     /// What it was last told that others want to see of each of its layers.
     pub wanted: Vec<u8>,
     /// Set from Session Description on.
@@ -311,6 +313,7 @@ impl Session {
             codecs: None,
             opus_payload_type: OPUS_PAYLOAD_TYPE,
             wants: SinkWants::default(),
+            selections: Budget::new(SELECTIONS.0, SELECTIONS.1),
             description: None,
             repeat_description: false,
             candidate: None,
@@ -476,6 +479,19 @@ impl Session {
         self.wants.of(ssrc).unwrap_or(WANTED_DEFAULT)
     }
 
+    /// Its media path is to be another one: what was counted on the old one means nothing for it.
+    pub fn forget_arrivals(&mut self) {
+        (self.arrivals, self.arrivals_due) = (None, None);
+    }
+
+    /// Whether others may have what it sends on a stream.
+    pub fn is_heard(&self, stream: usize) -> bool {
+        match Role::of(stream) {
+            Role::Voice => self.may_speak(),
+            Role::Video | Role::Retransmission => self.shows_video(),
+        }
+    }
+
     /// The session as the control API shows it.
     pub fn report(&self, transport: Option<&Transport>) -> SessionReport {
         SessionReport {
@@ -502,6 +518,11 @@ impl Session {
 /// [`crate::limits::REPLAY_BYTES_MAX`], and a client on the worst of networks makes one in seconds.
 const RESUMES: (u32, u32) = (20, 1);
 
+/// Select Protocol and Session Update of one session, at once and per second. Each may make a key,
+/// tell its sender of everyone in the channel, and tell everyone of another codec. A client whose
+/// media does not come through tries again every few seconds.
+const SELECTIONS: (u32, u32) = (20, 1);
+
 /// Speaking flags told again though they have not changed, at once and per second: in a channel of
 /// thousands one member's op 5 is thousands of messages.
 const SPEAKING_REPEATS: (u32, u32) = (10, 1);
@@ -510,9 +531,10 @@ const SPEAKING_REPEATS: (u32, u32) = (10, 1);
 /// apart from new ports (protocol.md §2.1).
 const DISCOVERIES: (u32, u32) = (10, 2);
 
-/// RTCP datagrams of one session, at once and per second: reports come about once a second for each
-/// stream, feedback on video up to once a frame.
-const REPORTS: (u32, u32) = (100, 60);
+/// RTCP datagrams of one session, at once and per second. A viewer of 25 cameras reports once a
+/// second on each, tells of arrivals up to twenty times, and of losses as they come: of two in a
+/// hundred packets at 2,500 a second some fifty times.
+const REPORTS: (u32, u32) = (200, 200);
 
 /// A round trip before there is any report on it, and the bounds within which one is believed: a
 /// client on the same host must not be asked again and again within one turn, and one that tells

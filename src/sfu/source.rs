@@ -128,9 +128,10 @@ impl Source {
         Some(place)
     }
 
-    /// What to add to the sender's RTP timestamps to get the ones hearers see.
-    pub fn timestamp_offset(&self) -> u32 {
-        self.timestamp_offset
+    /// What to add to the sender's RTP timestamps to get the ones hearers see; `None` while the
+    /// source has started again and nothing of it was given on.
+    pub fn timestamp_offset(&self) -> Option<u32> {
+        (!self.restarted).then_some(self.timestamp_offset)
     }
 
     /// The sender's own number for one of the channel's, if it is not from before a cut.

@@ -170,9 +170,9 @@ impl Transport {
         self.path
     }
 
-    /// Whether an authenticated datagram has come from this path and none from another since.
-    pub fn is_verified(&self, path: Path) -> bool {
-        self.verified && self.path == Some(path)
+    /// Whether an authenticated datagram has come from this address and none from another since.
+    pub fn is_verified_at(&self, remote: SocketAddr) -> bool {
+        self.verified && self.path.is_some_and(|path| path.remote == remote)
     }
 
     /// Follows a discovery request, which proves nothing but the SSRC; only until a datagram has

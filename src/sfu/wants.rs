@@ -7,16 +7,52 @@ use crate::{
     id::{ChannelId, Ssrc},
     sfu::{
         Shard,
+        cursor::Cursor,
+        publish::pictures,
         session::{Session, SessionIndex},
         timer::Timer,
     },
-    signalling::ServerMessage,
+    signalling::{ServerMessage, SinkWants},
 };
 
 /// How long a want must have been lower before its sender is told (protocol.md §4.4).
 const LOWER_AFTER: Duration = Duration::from_millis(250);
 
 impl Shard {
+    /// A viewer says what it wants: what it wants nothing of it is not sent any more.
+    pub(super) fn want(&mut self, now: Instant, viewer: SessionIndex, wants: SinkWants) {
+        let session = &mut self.sessions[viewer.index()];
+        session.wants = wants;
+        let (channel, position) = (session.channel, session.position);
+        for place in 0..self.channels[channel].members.len() {
+            let sender = self.channels[channel].members[place];
+            for layer in 0..self.sessions[sender.index()].layers.len() {
+                let stream = pictures(layer);
+                let ssrc = self.sessions[sender.index()].streams[stream].ssrc;
+                let shuns = self.sessions[viewer.index()].want(ssrc) == 0;
+                let stream = &mut self.sessions[sender.index()].streams[stream];
+                if let Some(cursor) = stream.cursors.get_mut(position) {
+                    cursor.shun(shuns);
+                }
+            }
+        }
+        self.wants_changed(now, viewer);
+        self.want_keyframes(now, viewer);
+    }
+
+    /// A stream of video begins: who has said that it wants nothing of it is given nothing.
+    #[cold]
+    pub(super) fn begin_wanted(&mut self, sender: SessionIndex, stream: usize) {
+        let session = &self.sessions[sender.index()];
+        let ssrc = session.streams[stream].ssrc;
+        let wanting = self.channels[session.channel].members.iter().map(|member| {
+            let mut cursor = Cursor::default();
+            cursor.shun(self.sessions[member.index()].want(ssrc) == 0);
+            cursor
+        });
+        self.sessions[sender.index()].streams[stream].cursors = wanting.collect();
+    }
+
     /// A viewer's wants have changed, or a viewer has come.
     pub(super) fn wants_changed(&mut self, now: Instant, viewer: SessionIndex) {
         let session = &self.sessions[viewer.index()];

@@ -251,6 +251,8 @@ fn expected(client: &str) -> (u8, Vec<ClientMessage>) {
                     server: ServerId(1_278_201_813_102_755_892),
                     channel: Some(ChannelId(1_278_201_813_102_755_893)),
                     video: true,
+                    // It lists none.
+                    streams: vec![stream("100", 100)],
                     dave_max: 1,
                     ..identify()
                 }),

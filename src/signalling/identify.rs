@@ -64,14 +64,21 @@ impl Identify {
         }
         let wire: Wire = payload.object("Identify lacks a field or has one of the wrong type")?;
         check_credentials(&wire.session_id, &wire.token)?;
+        let video = wire.video.unwrap_or(false);
+        let mut streams = StreamRequest::list(wire.streams.unwrap_or_default())?;
+        // Who supports video and lists no layer has one, for clients index Ready's streams, and
+        // turn a camera on later under the SSRCs given there.
+        if video && streams.is_empty() {
+            streams.push(StreamRequest::whole());
+        }
         Ok(Self {
             server: wire.server_id,
             channel: wire.channel_id,
             user: wire.user_id,
             session: wire.session_id,
             token: wire.token,
-            video: wire.video.unwrap_or(false),
-            streams: StreamRequest::list(wire.streams.unwrap_or_default())?,
+            video,
+            streams,
             dave_max: wire
                 .max_dave_protocol_version
                 .map_or(0, |version| version.0.clamp(0, i64::from(u16::MAX)) as u16),

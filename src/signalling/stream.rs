@@ -97,6 +97,11 @@ impl Video {
 }
 
 impl StreamRequest {
+    /// The full picture, by its conventional name.
+    pub(super) fn whole() -> Self {
+        Self { rid: QUALITY_DEFAULT.to_string(), quality: QUALITY_DEFAULT }
+    }
+
     /// Checks a client's list; 4020 if it is too long or a `rid` is.
     pub(super) fn list(wire: Vec<Object<StreamRequestWire>>) -> Result<Vec<Self>, Refusal> {
         if wire.len() > LAYERS_MAX {

@@ -12,7 +12,7 @@
 //! back, neither an oracle nor a reflector (RFC 8489 §9.1.3 would have 400 and 401). An answer is
 //! never longer than the check.
 
-use std::time::Instant;
+use std::{net::SocketAddr, time::Instant};
 
 use crate::{
     egress::Path,
@@ -145,6 +145,12 @@ impl Ice {
     /// sends from there has shown our password, or sits on the way.
     pub fn is_valid(&self, path: Path) -> bool {
         self.pairs.iter().any(|pair| pair.path == path)
+    }
+
+    /// Whether a check from this address has passed so lately that the browser must still be there.
+    pub fn is_alive_at(&self, now: Instant, remote: SocketAddr) -> bool {
+        let lately = |pair: &Pair| now.saturating_duration_since(pair.checked) < ICE_CHECK_QUIET;
+        self.pairs.iter().any(|pair| pair.path.remote == remote && lately(pair))
     }
 
     /// When the transport ends unless the browser checks the selected pair, or nominates its first

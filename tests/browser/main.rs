@@ -2,6 +2,7 @@
 //! whoever joins later; see each other's cameras; and go on after reloads, cuts and restarts.
 //! Claims are about sound heard and pictures decoded, never about time; every wait is bounded.
 
+mod caller;
 mod chromium;
 mod scenes;
 #[path = "../support/mod.rs"]
@@ -12,6 +13,7 @@ mod voice;
 
 use std::net::Ipv4Addr;
 
+use caller::{Caller, hear_each_other, two_browsers, two_tabs};
 use chromium::{Chromium, Devices, Setup};
 use fantoccini::key::Key;
 use support::{
@@ -38,32 +40,27 @@ fn two_tabs_of_one_browser_hear_each_other() {
     on_one_thread(async {
         let Some(browser) = Chromium::start(setup(VOICES[0])).await else { return };
         let server = Server::start();
-        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
-        ann.open(&server, "Ann", CHANNEL).await;
-        bob.open(&server, "Bob", CHANNEL).await;
-        let ann_id = ann.join_and_connect().await;
-        let bob_id = bob.join_and_connect().await;
-        ann.until_hears(&bob_id, VOICES[0]).await;
-        bob.until_hears(&ann_id, VOICES[0]).await;
-        hears_whole(&ann, &bob_id).await;
-        let sight = hears_whole(&bob, &ann_id).await;
+        let [ann, bob] = two_tabs(&server, &browser).await;
+        hear_each_other([&ann, &bob], [VOICES[0], VOICES[0]]).await;
+        hears_whole(&ann, &bob.id).await;
+        let sight = hears_whole(&bob, &ann.id).await;
         let transport = sight.transport.as_ref().expect("there is a transport");
         assert_eq!((transport.dtls.as_str(), transport.ice.as_str()), ("connected", "connected"));
         let srtp = transport.srtp.as_deref();
         assert!(srtp.is_some_and(|it| it.starts_with("SRTP_AEAD_AES_")), "{transport:?}");
-        let ann_seen = sight.tile(&ann_id).expect("Ann has a tile");
+        let ann_seen = sight.tile(&ann.id).expect("Ann has a tile");
         assert_eq!((ann_seen.name.as_str(), ann_seen.own), ("Ann", false));
 
         // Who speaks is shown, and who is mute does not.
-        bob.until("Ann is shown to speak", |it| speaks(it, &ann_id)).await;
+        bob.until("Ann is shown to speak", |it| speaks(it, &ann.id)).await;
         ann.click("#mute").await;
-        bob.until("Ann is shown to be silent", |it| !speaks(it, &ann_id)).await;
+        bob.until("Ann is shown to be silent", |it| !speaks(it, &ann.id)).await;
         ann.click("#mute").await;
-        bob.until("Ann is shown to speak again", |it| speaks(it, &ann_id)).await;
-        bob.until_hears(&ann_id, VOICES[0]).await;
+        bob.until("Ann is shown to speak again", |it| speaks(it, &ann.id)).await;
+        bob.until_hears(&ann.id, VOICES[0]).await;
 
         ann.click("#leave").await;
-        bob.until("Ann's tile is gone", |it| it.tile(&ann_id).is_none()).await;
+        bob.until("Ann's tile is gone", |it| it.tile(&ann.id).is_none()).await;
         assert_nothing_lost(&server);
         browser.close().await;
     });
@@ -117,15 +114,10 @@ fn two_browsers_hear_each_others_tone_and_no_other() {
         let Some(one) = Chromium::start(setup(VOICES[0])).await else { return };
         let Some(two) = Chromium::start(setup(VOICES[3])).await else { return };
         let server = Server::start();
-        let (ann, bob) = (Tab::first(&one).await, Tab::first(&two).await);
-        ann.open(&server, "Ann", CHANNEL).await;
-        bob.open(&server, "Bob", CHANNEL).await;
-        let ann_id = ann.join_and_connect().await;
-        let bob_id = bob.join_and_connect().await;
-        ann.until_hears(&bob_id, VOICES[3]).await;
-        bob.until_hears(&ann_id, VOICES[0]).await;
-        hears_whole(&ann, &bob_id).await;
-        hears_whole(&bob, &ann_id).await;
+        let [ann, bob] = two_browsers(&server, [&one, &two]).await;
+        hear_each_other([&ann, &bob], [VOICES[0], VOICES[3]]).await;
+        hears_whole(&ann, &bob.id).await;
+        hears_whole(&bob, &ann.id).await;
         assert_nothing_lost(&server);
         one.close().await;
         two.close().await;
@@ -138,9 +130,8 @@ fn a_tab_and_songbird_hear_each_others_tone() {
         let server = Server::within(state, &[]);
         on_one_thread(async {
             let Some(browser) = Chromium::start(setup(VOICES[0])).await else { return };
-            let tab = Tab::first(&browser).await;
-            tab.open(&server, "Ann", CHANNEL).await;
-            let ann = tab.join_and_connect().await.parse().expect("a user id");
+            let tab = Caller::join(&server, Tab::first(&browser).await, "Ann").await;
+            let ann = tab.id.parse().expect("a user id");
             let mut bird = Voice::join(&server, CHANNEL, 10, VOICES[2]).await;
             bird.speak();
             tab.until_hears("10", VOICES[2]).await;
@@ -159,32 +150,26 @@ fn a_camera_is_seen_as_large_as_it_is_sent() {
     on_one_thread(async {
         let Some(browser) = Chromium::start(setup(VOICES[0])).await else { return };
         let server = Server::start();
-        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
-        ann.open(&server, "Ann", CHANNEL).await;
-        bob.open(&server, "Bob", CHANNEL).await;
-        let ann_id = ann.join_and_connect().await;
-        let bob_id = bob.join_and_connect().await;
+        let [ann, bob] = two_tabs(&server, &browser).await;
         ann.click("#camera").await;
-        sees(&bob, &ann, &ann_id).await;
+        sees(&bob, &ann, &ann.id).await;
         bob.click("#camera").await;
-        sees(&ann, &bob, &bob_id).await;
+        sees(&ann, &bob, &bob.id).await;
 
         // A newcomer sees both, though no picture of theirs begins when it comes.
-        let eve = Tab::another(&browser).await;
-        eve.open(&server, "Eve", CHANNEL).await;
-        eve.join_and_connect().await;
-        sees(&eve, &ann, &ann_id).await;
-        sees(&eve, &bob, &bob_id).await;
+        let eve = Caller::join(&server, Tab::another(&browser).await, "Eve").await;
+        sees(&eve, &ann, &ann.id).await;
+        sees(&eve, &bob, &bob.id).await;
 
         ann.click("#camera").await;
-        bob.until("Ann's camera is off", |it| !it.tile(&ann_id).is_some_and(|it| it.picture)).await;
+        bob.until("Ann's camera is off", |it| !it.tile(&ann.id).is_some_and(|it| it.picture)).await;
         ann.click("#camera").await;
-        sees(&bob, &ann, &ann_id).await;
+        sees(&bob, &ann, &ann.id).await;
 
         // Nobody looks while the browser shows Ann's own tab, so that nothing need be sent.
         let is_sent = |it: &Sight| it.outbound("video").is_some_and(|it| it.active);
         ann.until("the camera rests", |it| !is_sent(it)).await;
-        sees(&bob, &ann, &ann_id).await;
+        sees(&bob, &ann, &ann.id).await;
         browser.close().await;
     });
 }
@@ -196,25 +181,14 @@ fn who_joins_later_hears_those_who_speak_already() {
         let Some(two) = Chromium::start(setup(VOICES[1])).await else { return };
         let Some(three) = Chromium::start(setup(VOICES[2])).await else { return };
         let server = Server::start();
-        let (ann, bob, eve) =
-            (Tab::first(&one).await, Tab::first(&two).await, Tab::first(&three).await);
-        for (tab, name) in [(&ann, "Ann"), (&bob, "Bob"), (&eve, "Eve")] {
-            tab.open(&server, name, CHANNEL).await;
-        }
-        let ann_id = ann.join_and_connect().await;
-        let bob_id = bob.join_and_connect().await;
-        ann.until_hears(&bob_id, VOICES[1]).await;
-        bob.until_hears(&ann_id, VOICES[0]).await;
-        let eve_id = eve.join_and_connect().await;
-        eve.until_hears(&ann_id, VOICES[0]).await;
-        eve.until_hears(&bob_id, VOICES[1]).await;
-        ann.until_hears(&eve_id, VOICES[2]).await;
-        bob.until_hears(&eve_id, VOICES[2]).await;
-        for (tab, users) in
-            [(&ann, [&bob_id, &eve_id]), (&bob, [&ann_id, &eve_id]), (&eve, [&ann_id, &bob_id])]
-        {
-            for user in users {
-                hears_whole(tab, user).await;
+        let [ann, bob] = two_browsers(&server, [&one, &two]).await;
+        hear_each_other([&ann, &bob], [VOICES[0], VOICES[1]]).await;
+        let eve = Caller::join(&server, Tab::first(&three).await, "Eve").await;
+        hear_each_other([&ann, &eve], [VOICES[0], VOICES[2]]).await;
+        hear_each_other([&bob, &eve], [VOICES[1], VOICES[2]]).await;
+        for (hearer, others) in [(&ann, [&bob, &eve]), (&bob, [&ann, &eve]), (&eve, [&ann, &bob])] {
+            for other in others {
+                hears_whole(hearer, &other.id).await;
             }
         }
         assert_nothing_lost(&server);
@@ -229,18 +203,14 @@ fn a_tab_that_is_loaded_again_leaves_and_comes_back() {
     on_one_thread(async {
         let Some(browser) = Chromium::start(setup(VOICES[1])).await else { return };
         let server = Server::start();
-        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
-        ann.open(&server, "Ann", CHANNEL).await;
-        bob.open(&server, "Bob", CHANNEL).await;
-        let ann_before = ann.join_and_connect().await;
-        let bob_id = bob.join_and_connect().await;
-        bob.until_hears(&ann_before, VOICES[1]).await;
+        let [ann, bob] = two_tabs(&server, &browser).await;
+        bob.until_hears(&ann.id, VOICES[1]).await;
         ann.reload().await;
         // At once, not when the resume window is over.
-        bob.until("Ann's tile is gone", |it| it.tile(&ann_before).is_none()).await;
+        bob.until("Ann's tile is gone", |it| it.tile(&ann.id).is_none()).await;
         let ann_after = ann.join_and_connect().await;
-        assert_ne!(ann_after, ann_before);
-        ann.until_hears(&bob_id, VOICES[1]).await;
+        assert_ne!(ann_after, ann.id);
+        ann.until_hears(&bob.id, VOICES[1]).await;
         bob.until_hears(&ann_after, VOICES[1]).await;
         browser.close().await;
     });
@@ -254,14 +224,9 @@ fn a_cut_websocket_resumes_while_sound_goes_on() {
         let endpoint = proxy.address().to_string();
         let server = Server::with(&[("GATEWAY_PUBLIC_ENDPOINT", &endpoint)]);
         proxy.lead_to(server.gateway());
-        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
-        ann.open(&server, "Ann", CHANNEL).await;
-        bob.open(&server, "Bob", CHANNEL).await;
-        let ann_id = ann.join_and_connect().await;
-        let bob_id = bob.join_and_connect().await;
-        ann.until_hears(&bob_id, VOICES[1]).await;
-        bob.until_hears(&ann_id, VOICES[1]).await;
-        let mark = packets(&ann.look().await, &bob_id);
+        let [ann, bob] = two_tabs(&server, &browser).await;
+        hear_each_other([&ann, &bob], [VOICES[1], VOICES[1]]).await;
+        let mark = packets(&ann.look().await, &bob.id);
         assert_eq!(proxy.connections(), 2, "one each");
 
         proxy.cut();
@@ -269,15 +234,15 @@ fn a_cut_websocket_resumes_while_sound_goes_on() {
         for tab in [&ann, &bob] {
             tab.until("resumed", Sight::is_connected).await;
         }
-        let later = |it: &Sight| packets(it, &bob_id) > mark + ENOUGH;
+        let later = |it: &Sight| packets(it, &bob.id) > mark + ENOUGH;
         let sight = ann.until("sound after the cut", later).await;
-        assert_eq!(sight.user.as_deref(), Some(ann_id.as_str()), "it is the same session");
-        hears_whole(&ann, &bob_id).await;
-        hears_whole(&bob, &ann_id).await;
+        assert_eq!(sight.user.as_deref(), Some(ann.id.as_str()), "it is the same session");
+        hears_whole(&ann, &bob.id).await;
+        hears_whole(&bob, &ann.id).await;
 
         // The resumed connection brings news.
         bob.click("#camera").await;
-        sees(&ann, &bob, &bob_id).await;
+        sees(&ann, &bob, &bob.id).await;
         assert_eq!(proxy.connections(), 4, "and it holds");
         browser.close().await;
     });
@@ -291,21 +256,16 @@ fn a_network_that_changes_does_not_end_the_call() {
         let port = relay.port().to_string();
         let server = Server::with(&[("MEDIA_PUBLIC_BASE_PORT", &port)]);
         relay.lead_to((Ipv4Addr::LOCALHOST, server.media_port()).into());
-        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
-        ann.open(&server, "Ann", CHANNEL).await;
-        bob.open(&server, "Bob", CHANNEL).await;
-        let ann_id = ann.join_and_connect().await;
-        let bob_id = bob.join_and_connect().await;
-        ann.until_hears(&bob_id, VOICES[2]).await;
-        bob.until_hears(&ann_id, VOICES[2]).await;
+        let [ann, bob] = two_tabs(&server, &browser).await;
+        hear_each_other([&ann, &bob], [VOICES[2], VOICES[2]]).await;
         let (ann_mark, bob_mark) =
-            (packets(&ann.look().await, &bob_id), packets(&bob.look().await, &ann_id));
+            (packets(&ann.look().await, &bob.id), packets(&bob.look().await, &ann.id));
 
         // Both are somewhere else now; what was under way is lost, and no more.
         relay.move_clients();
-        ann.until("sound after the move", |it| packets(it, &bob_id) > ann_mark + 3 * ENOUGH).await;
-        bob.until("sound after the move", |it| packets(it, &ann_id) > bob_mark + 3 * ENOUGH).await;
-        for (tab, own) in [(&ann, &ann_id), (&bob, &bob_id)] {
+        ann.until("sound after the move", |it| packets(it, &bob.id) > ann_mark + 3 * ENOUGH).await;
+        bob.until("sound after the move", |it| packets(it, &ann.id) > bob_mark + 3 * ENOUGH).await;
+        for (tab, own) in [(&ann, &ann.id), (&bob, &bob.id)] {
             let sight = tab.until("connected", Sight::is_connected).await;
             assert_eq!(sight.user.as_ref(), Some(own), "it is the same session");
         }
@@ -318,11 +278,7 @@ fn tabs_come_back_to_a_server_that_was_started_again() {
     on_one_thread(async {
         let Some(browser) = Chromium::start(setup(VOICES[1])).await else { return };
         let mut server = Server::start();
-        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
-        ann.open(&server, "Ann", CHANNEL).await;
-        bob.open(&server, "Bob", CHANNEL).await;
-        ann.join_and_connect().await;
-        bob.join_and_connect().await;
+        let [ann, bob] = two_tabs(&server, &browser).await;
         assert!(server.terminate().success());
         ann.until("the page says so", |it| it.alert.is_some() && it.state == "reconnecting").await;
         server.start_again();
@@ -341,20 +297,19 @@ fn ten_tabs_in_one_channel_all_hear_each_other() {
     on_one_thread(async {
         let Some(browser) = Chromium::start(setup(VOICES[4])).await else { return };
         let server = Server::start();
-        let mut tabs = vec![Tab::first(&browser).await];
-        while tabs.len() < MANY {
-            tabs.push(Tab::another(&browser).await);
+        let mut callers = Vec::new();
+        while callers.len() < MANY {
+            let tab = match callers.len() {
+                0 => Tab::first(&browser).await,
+                _ => Tab::another(&browser).await,
+            };
+            callers.push(Caller::join(&server, tab, &format!("Tab {}", callers.len())).await);
         }
-        let mut users = Vec::new();
-        for (number, tab) in tabs.iter().enumerate() {
-            tab.open(&server, &format!("Tab {number}"), CHANNEL).await;
-            users.push(tab.join_and_connect().await);
-        }
-        for (tab, own) in tabs.iter().zip(&users) {
-            let others: Vec<&str> =
-                users.iter().filter(|user| *user != own).map(String::as_str).collect();
-            tab.until_hears_each(&others, VOICES[4]).await;
-            let sight = tab.look().await;
+        for caller in &callers {
+            let users = callers.iter().map(|it| it.id.as_str());
+            let others: Vec<&str> = users.filter(|user| *user != caller.id).collect();
+            caller.until_hears_each(&others, VOICES[4]).await;
+            let sight = caller.look().await;
             assert_eq!(sight.tiles.len(), MANY);
             assert_eq!(sight.inbound.len(), MANY - 1, "{:#?}", sight.inbound);
         }
@@ -370,9 +325,8 @@ fn a_refused_microphone_is_said_in_words_and_one_can_still_listen() {
         let Some(deaf_ears) = Chromium::start(refused).await else { return };
         let Some(browser) = Chromium::start(setup(VOICES[2])).await else { return };
         let server = Server::start();
-        let (ann, bob) = (Tab::first(&deaf_ears).await, Tab::first(&browser).await);
+        let ann = Tab::first(&deaf_ears).await;
         ann.open(&server, "Ann", CHANNEL).await;
-        bob.open(&server, "Bob", CHANNEL).await;
         ann.join().await;
         let sight = ann.until("words", |it| it.alert.is_some()).await;
         let words = sight.alert.expect("there is one");
@@ -381,8 +335,8 @@ fn a_refused_microphone_is_said_in_words_and_one_can_still_listen() {
 
         ann.click("#alert-act").await;
         let ann_id = ann.until("connected", Sight::is_connected).await.user.expect("a user");
-        let bob_id = bob.join_and_connect().await;
-        ann.until_hears(&bob_id, VOICES[2]).await;
+        let bob = Caller::join(&server, Tab::first(&browser).await, "Bob").await;
+        ann.until_hears(&bob.id, VOICES[2]).await;
         let sight = ann.look().await;
         assert_eq!(sight.tile(&ann_id).expect("Ann has a tile").mark, "listens");
 
@@ -401,7 +355,7 @@ fn the_page_can_be_used_without_a_mouse_and_says_who_comes_and_goes() {
     on_one_thread(async {
         let Some(browser) = Chromium::start(setup(VOICES[0])).await else { return };
         let server = Server::start();
-        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
+        let ann = Tab::first(&browser).await;
         ann.open(&server, "", CHANNEL).await;
         ann.press(&Key::Tab).await;
         assert_eq!(ann.look().await.focus, "name");
@@ -419,8 +373,7 @@ fn the_page_can_be_used_without_a_mouse_and_says_who_comes_and_goes() {
         ann.press(&Key::Enter).await;
         ann.until("camera", |it| it.tile(&ann_id).is_some_and(|tile| tile.picture)).await;
 
-        bob.open(&server, "Bob", CHANNEL).await;
-        bob.join_and_connect().await;
+        let bob = Caller::join(&server, Tab::another(&browser).await, "Bob").await;
         ann.until("Bob's coming is said", |it| it.news == "Bob has joined").await;
         bob.click("#leave").await;
         ann.until("Bob's going is said", |it| it.news == "Bob has left").await;
@@ -459,7 +412,7 @@ fn media_that_does_not_come_through_is_said_and_tried_again() {
         let relay = Relay::open();
         let port = relay.port().to_string();
         let server = Server::with(&[("MEDIA_PUBLIC_BASE_PORT", &port)]);
-        let (ann, bob) = (Tab::first(&one).await, Tab::first(&two).await);
+        let ann = Tab::first(&one).await;
         ann.open(&server, "Ann", CHANNEL).await;
         ann.join().await;
         let sight = ann.until("words", |it| it.alert.is_some()).await;
@@ -469,9 +422,8 @@ fn media_that_does_not_come_through_is_said_and_tried_again() {
         let sight = ann.until("connected", Sight::is_connected).await;
         assert_eq!(sight.alert, None, "what was said is no longer so");
         let ann_id = sight.user.expect("a user");
-        bob.open(&server, "Bob", CHANNEL).await;
-        let bob_id = bob.join_and_connect().await;
-        ann.until_hears(&bob_id, VOICES[1]).await;
+        let bob = Caller::join(&server, Tab::first(&two).await, "Bob").await;
+        ann.until_hears(&bob.id, VOICES[1]).await;
         bob.until_hears(&ann_id, VOICES[0]).await;
         one.close().await;
         two.close().await;

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::{
     CHANNEL,
+    caller::Caller,
     chromium::{Chromium, Devices, Setup},
     setup,
     support::{server::Server, tone::VOICES},
@@ -34,14 +35,12 @@ fn the_page_is_pictured_while_people_talk() {
     on_one_thread(async {
         let Some(browser) = Chromium::start(setup(VOICES[0])).await else { return };
         let mut server = Server::start();
-        let (ann, bob) = (Tab::first(&browser).await, Tab::another(&browser).await);
-        ann.open(&server, "Ann", CHANNEL).await;
-        bob.open(&server, "Robert%20Müller", CHANNEL).await;
-        ann.join_and_connect().await;
+        let ann = Caller::join(&server, Tab::first(&browser).await, "Ann").await;
         picture(&browser, &ann, "alone").await;
-        let bob_id = bob.join_and_connect().await;
+        let tab = Tab::another(&browser).await;
+        let bob = Caller::join(&server, tab, "Robert%20Müller").await;
         ann.until("Bob is shown to speak", |it| {
-            it.tile(&bob_id).is_some_and(|tile| tile.speaking) && it.sending.ends_with("kbit/s")
+            it.tile(&bob.id).is_some_and(|tile| tile.speaking) && it.sending.ends_with("kbit/s")
         })
         .await;
         picture(&browser, &ann, "talking").await;

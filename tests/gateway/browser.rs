@@ -28,6 +28,9 @@ use crate::support::{
 /// What str0m calls Opus.
 pub const OPUS: u8 = 111;
 
+/// A camera's payload types as a browser has them: of H264, and of its retransmissions.
+pub type Camera = [u8; 2];
+
 /// One joined browser.
 pub struct Browser {
     pub gateway: Gateway,
@@ -42,6 +45,13 @@ pub struct Browser {
     voice: Mid,
     sequence: u64,
     timestamp: u32,
+    /// The SSRC it chose for its camera; the next is that of the retransmissions.
+    pub camera: u32,
+    video: Mid,
+    pictures: (u64, u32),
+    h264: u8,
+    /// How often it was asked for a keyframe.
+    pub keyframes_asked: usize,
     heard: VecDeque<RtpPacket>,
 }
 
@@ -53,17 +63,37 @@ impl Browser {
 
     /// Joins through this door.
     pub fn join_by(server: &Server, channel: u64, user: u64, door: Door) -> Self {
+        Self::join_as(server, channel, user, door, None)
+    }
+
+    /// Joins with a camera that speaks H264 and is off.
+    pub fn join_with_camera(server: &Server, channel: u64, user: u64, camera: Camera) -> Self {
+        Self::join_as(server, channel, user, Door::plain(9), Some(camera))
+    }
+
+    fn join_as(
+        server: &Server,
+        channel: u64,
+        user: u64,
+        door: Door,
+        camera: Option<Camera>,
+    ) -> Self {
         static CRYPTO: Once = Once::new();
         CRYPTO.call_once(|| str0m::crypto::from_feature_flags().install_process_default());
         let grant = server.grant(channel, user);
         let mut gateway = Gateway::open(server, door);
-        gateway.identify_with(&grant, json!({}));
+        gateway.identify_with(&grant, json!({ "video": camera.is_some() }));
         let ready = gateway.expect(2);
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let mut rtc = RtcConfig::new()
+        let mut config = RtcConfig::new()
             .set_rtp_mode(true)
             .set_dtls_version(str0m::config::DtlsVersion::Dtls12)
-            .build(Instant::now());
+            .clear_codecs()
+            .enable_opus(true, false);
+        if let Some([media, again]) = camera {
+            config.codec_config().add_h264(media.into(), Some(again.into()), true, 0x42_e01f);
+        }
+        let mut rtc = config.build(Instant::now());
         let own = socket.local_addr().expect("bound");
         rtc.add_local_candidate(Candidate::host(own, "udp").expect("an address"));
         let voice: Mid = "0".into();
@@ -72,10 +102,18 @@ impl Browser {
         api.set_ice_controlling(true);
         api.declare_media(voice, MediaKind::Audio);
         api.declare_stream_tx(ssrc.into(), None, voice, None);
+        let (video, pictures): (Mid, u32) = ("1".into(), 0x0CAD_0000 | (user as u32) << 4);
+        if camera.is_some() {
+            api.declare_media(video, MediaKind::Video);
+            api.declare_stream_tx(pictures.into(), Some((pictures + 1).into()), video, None);
+        }
         let offer = offer(&api.local_ice_credentials(), api.local_dtls_fingerprint());
-        let codecs = json!([
-            {"name": "opus", "type": "audio", "priority": 1000, "payload_type": OPUS},
-        ]);
+        let mut codecs =
+            vec![json!({"name": "opus", "type": "audio", "priority": 1000, "payload_type": OPUS})];
+        codecs.extend(camera.map(|[media, again]| {
+            json!({"name": "H264", "type": "video", "priority": 2000, "payload_type": media,
+                "rtx_payload_type": again, "encode": true, "decode": true})
+        }));
         gateway
             .send(1, json!({"protocol": "webrtc", "data": offer, "sdp": offer, "codecs": codecs}));
         let description = gateway.expect(4);
@@ -91,6 +129,11 @@ impl Browser {
             voice,
             sequence: 1_000,
             timestamp: 48_000,
+            camera: pictures,
+            video,
+            pictures: (2_000, 90_000),
+            h264: camera.map_or(0, |[media, _]| media),
+            keyframes_asked: 0,
             heard: VecDeque::new(),
         };
         browser.run_until("connected", |browser| browser.connected);
@@ -105,6 +148,44 @@ impl Browser {
         self.gateway.send(5, json!({ "speaking": 1, "delay": 0, "ssrc": ssrc }));
         let heard = self.gateway.drain();
         self.gateway.keep(heard);
+    }
+
+    /// Turns its camera on, waits until the server has taken note.
+    pub fn show_camera(&mut self) {
+        let (audio, camera) = (self.ssrc, self.camera);
+        let layer = json!({"type": "video", "rid": "100", "ssrc": camera, "rtx_ssrc": camera + 1,
+            "active": true, "quality": 100, "max_bitrate": 2_500_000, "max_framerate": 30,
+            "max_resolution": {"type": "fixed", "width": 1280, "height": 720}});
+        self.gateway.send(
+            12,
+            json!({"audio_ssrc": audio, "video_ssrc": camera, "rtx_ssrc": camera + 1,
+                "streams": [layer]}),
+        );
+        let heard = self.gateway.drain();
+        self.gateway.keep(heard);
+    }
+
+    /// It is to see somebody of whom op 12 told it.
+    pub fn watch(&mut self, ssrc: u32) {
+        let again = Some((ssrc + 1).into());
+        self.rtc.direct_api().expect_stream_rx(ssrc.into(), again, self.video, None);
+    }
+
+    /// Sends a packet of the present picture, the last one with its marker.
+    pub fn film(&mut self, payload: &[u8], last: bool) {
+        let (sequence, timestamp) = self.pictures;
+        let mut api = self.rtc.direct_api();
+        let stream = api.stream_tx(&Ssrc::from(self.camera)).expect("declared");
+        let packet =
+            RtpWrite::new(self.h264.into(), sequence.into(), timestamp, Instant::now(), payload);
+        stream.write_rtp(packet.marker(last).nackable(true));
+        self.pictures = (sequence + 1, timestamp + if last { 3_000 } else { 0 });
+        self.turn(Duration::ZERO);
+    }
+
+    /// Whether nothing was heard or seen that was not taken yet.
+    pub fn has_heard_all(&self) -> bool {
+        self.heard.is_empty()
     }
 
     /// It is to hear somebody of whom op 12 told it.
@@ -184,6 +265,7 @@ impl Browser {
                     assert_ne!(state, IceConnectionState::Disconnected, "ICE gave up");
                 }
                 Output::Event(Event::RtpPacket(packet)) => self.heard.push_back(packet),
+                Output::Event(Event::KeyframeRequest(_)) => self.keyframes_asked += 1,
                 Output::Event(_) => {}
             }
         }
@@ -225,6 +307,15 @@ fn answer(rtc: &mut Rtc, d: &Value) {
     });
     api.set_remote_fingerprint(value("a=fingerprint:").parse().expect("a fingerprint"));
     api.start_dtls(true).expect("a client of DTLS");
+}
+
+/// By which SSRC a user's camera is seen, from the op 12 that says so.
+pub fn video_ssrc(gateway: &mut Gateway, user: u64) -> u32 {
+    let user = user.to_string();
+    let told = gateway.expect_where("op 12 of a camera", |message| {
+        message.op == 12 && message.d["user_id"] == *user && message.d["video_ssrc"] != 0
+    });
+    u32_of(&told.d["video_ssrc"])
 }
 
 /// By which SSRC a user is heard, from the op 12 that says so.

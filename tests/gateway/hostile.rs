@@ -87,6 +87,30 @@ fn deep_json_is_4002() {
 }
 
 #[test]
+fn a_vast_sdp_ends_its_connection_only() {
+    let server = Server::start();
+    let mut bystanders = Bystanders::join(&server);
+    let line = "a=extmap:1 urn:ietf:params:rtp-hdrext:ssrc-audio-level\n";
+    let vast = line.repeat(200 * 1_024 / line.len());
+    let mut gateway = Gateway::open(&server, Door::plain(8));
+    gateway.identify_with(&server.grant(CHANNEL + 1, 10), json!({}));
+    let _ = gateway.expect(2);
+    gateway.send(1, json!({ "protocol": "webrtc", "data": vast }));
+    assert_eq!(gateway.closed(), 4020);
+    wait_until("the close is counted", || {
+        server.metrics().sum(&["stentor_closes_total", "code=\"4020\""]) == 1.0
+    });
+    // Said twice, as web clients do, it is longer than any message may be.
+    let mut gateway = Gateway::open(&server, Door::plain(8));
+    gateway.identify_with(&server.grant(CHANNEL + 1, 11), json!({}));
+    let _ = gateway.expect(2);
+    gateway.send(1, json!({ "protocol": "webrtc", "data": vast, "sdp": vast }));
+    let end = gateway.ended();
+    assert!(matches!(end, End::Closed(1009 | 4002, _) | End::Broken), "{end:?}");
+    bystanders.notice_nothing();
+}
+
+#[test]
 fn what_is_half_sent_is_let_go_in_time() {
     let server = Server::start();
     let mut bystanders = Bystanders::join(&server);

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{
     CHANNEL,
-    browser::{Browser, OPUS, audio_ssrc},
+    browser::{Browser, OPUS, audio_ssrc, video_ssrc},
     support::{
         client::{Client, u32_of},
         gateway::{Door, Gateway},
@@ -102,4 +102,53 @@ fn two_browsers_hear_each_other() {
         b.speak(&[n; 90]);
         assert_eq!(a.hear().payload[..], [n; 90]);
     }
+}
+
+/// A picture in H.264 that needs no other: parameter sets together, then a slice in three fragments
+/// (RFC 6184 §5.7.1, §5.8). Of another picture, one slice.
+const KEYFRAME: [&[u8]; 4] = [
+    &[0x78, 0, 4, 0x67, 0x42, 0xE0, 0x1F, 0, 2, 0x68, 0xCE],
+    &[0x7C, 0x85, 1, 2, 3, 4],
+    &[0x7C, 0x05, 5, 6, 7, 8],
+    &[0x7C, 0x45, 9, 10],
+];
+const OTHER: &[u8] = &[0x41, 0x9A, 0x02, 0x03];
+
+#[test]
+fn h264_between_browsers_begins_with_a_keyframe_and_comes_whole() {
+    let server = Server::start();
+    let mut sender = Browser::join_with_camera(&server, CHANNEL, 10, [108, 109]);
+    let mut present = Browser::join_with_camera(&server, CHANNEL, 11, [102, 103]);
+    sender.show_camera();
+    let ssrc = video_ssrc(&mut present.gateway, 10);
+    assert_eq!(ssrc, u32_of(&sender.ready.d["streams"][0]["ssrc"]), "the one it was given");
+    present.watch(ssrc);
+    for payload in KEYFRAME {
+        sender.film(payload, payload == KEYFRAME[3]);
+        let seen = present.hear();
+        assert_eq!((*seen.header.payload_type, &seen.payload[..]), (102, payload));
+    }
+
+    // Who comes later sees nothing of what is in between, and the sender is asked for a beginning.
+    let mut late = Browser::join_with_camera(&server, CHANNEL, 12, [126, 127]);
+    assert_eq!(video_ssrc(&mut late.gateway, 10), ssrc);
+    late.watch(ssrc);
+    sender.run_until("a request for a keyframe", |it| it.keyframes_asked > 0);
+    sender.film(OTHER, true);
+    assert_eq!(present.hear().payload[..], *OTHER);
+    let expected = [&KEYFRAME[..], &[OTHER, OTHER]].concat();
+    let mut before = None;
+    for (place, payload) in expected.iter().enumerate() {
+        let last = place >= KEYFRAME.len() - 1;
+        sender.film(payload, last);
+        assert_eq!(present.hear().payload[..], **payload);
+        let seen = late.hear();
+        assert_eq!((*seen.header.payload_type, seen.header.marker), (126, last));
+        assert_eq!((*seen.header.ssrc, &seen.payload[..]), (ssrc, *payload), "packet {place}");
+        let number = seen.header.sequence_number;
+        assert!(before.is_none_or(|before: u16| number == before.wrapping_add(1)), "no hole");
+        before = Some(number);
+    }
+    assert!(present.has_heard_all() && late.has_heard_all());
+    assert_eq!(server.metrics().drops("awaiting_keyframe"), 1.0, "the picture in between");
 }

@@ -292,7 +292,8 @@ impl Browser {
         self.take_keys();
     }
 
-    fn take_keys(&mut self) {
+    /// Takes the keys of a finished handshake.
+    pub fn take_keys(&mut self) {
         let Some(agreed) = self.dtls.agreed() else { return };
         assert_eq!(agreed.profile, self.choices.profile);
         let (profile, key, salt) = match agreed.profile {

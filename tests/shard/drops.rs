@@ -13,7 +13,7 @@ use stentor::{
 };
 
 use crate::{
-    client::{Client, Grant, Profile, Rtp, codec, discovery, rtp},
+    client::{Client, Grant, Profile, Rtp, codec, discovery, message, rtp},
     rig::{Rig, STRANGER},
     rtcp::KEYFRAME,
 };
@@ -177,6 +177,11 @@ const CASES: &[Case] = &[
         s.rig.joined(1, 12, Profile::video(103, 104));
         s.a_sends(|a| a.next_packet(1, 103, b"x"))
     }),
+    (D::Unwanted, |s| {
+        s.rig.say(s.b, |_| message(15, json!({"any": 0})));
+        s.rig.say(s.a, |client| client.camera(true));
+        s.a_sends(|a| a.next_packet(1, 103, KEYFRAME))
+    }),
     (D::CodecNotSupported, |s| {
         let vp8 = json!([codec("VP8", 1000, 96, None)]);
         s.rig.joined(1, 12, Profile { codecs: Some(vp8), ..Profile::default() });
@@ -205,7 +210,7 @@ const CASES: &[Case] = &[
     (D::RtcpFlood, |s| {
         let report =
             |a: &mut Client| a.seal(&[&[0x80, 201, 0, 1][..], &a.ssrc().0.to_be_bytes()].concat());
-        (0..100).for_each(|_| assert_eq!(s.a_sends(report), [D::RtcpConsumed]));
+        (0..200).for_each(|_| assert_eq!(s.a_sends(report), [D::RtcpConsumed]));
         s.a_sends(report)
     }),
     (D::RtcpConsumed, |s| {
@@ -307,6 +312,7 @@ fn a_reason_is_a_datagrams_or_a_hearers() {
         D::Deafened,
         D::NotConnected,
         D::AwaitingKeyframe,
+        D::Unwanted,
         D::CodecNotSupported,
         D::LateAfterGap,
         D::NonceExhausted,

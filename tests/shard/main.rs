@@ -18,6 +18,7 @@ mod congestion;
 mod drops;
 mod endings;
 mod gateway;
+mod hostile;
 mod keyframes;
 mod media;
 mod pictures;

@@ -10,7 +10,7 @@ use stentor::{
 };
 
 use crate::{
-    browser::{AEAD_128, AEAD_256, CM_SHA1, Choices, FIREFOX, VP8, VP8_RTX, media},
+    browser::{AEAD_128, AEAD_256, Browser, CM_SHA1, Choices, FIREFOX, VP8, VP8_RTX, media},
     client::{Heard, Profile, Rtp, codec, opus, rtp},
     rig::Rig,
 };
@@ -80,6 +80,43 @@ fn feedback_of_a_viewer_reaches_a_browser_under_the_browsers_own_ssrc() {
     let [Heard::Rtcp(compound)] = &heard[..] else { panic!("{heard:?}") };
     assert_eq!(compound[8..12], [0x81, 206, 0, 2]);
     assert_eq!(compound[16..20], sender.choices.ssrcs[1].to_be_bytes());
+}
+
+/// A camera that was on keeps viewers who wait for a keyframe. Until its SSRC is known again it
+/// cannot be asked, and to try without end would be the end of the shard.
+#[test]
+fn a_camera_that_starts_again_is_asked_for_a_keyframe_once_its_ssrc_is_known() {
+    let mut rig = Rig::new();
+    let mut sender = rig.browser(1, 10, Choices::default());
+    let mut viewer = rig.browser(1, 11, Choices::default());
+    let frame = sender.announcement(true);
+    rig.say(sender.who, |_| frame);
+    let packet = sender.packet(1, VP8, b"\x10\0\0\0picture");
+    rig.datagram(sender.address, &packet);
+    assert_eq!(viewer.hear(&mut rig).len(), 1);
+
+    let ssrcs = [7, 8, 9];
+    let mut sender = Browser::select(&mut rig, sender.who, Choices { ssrcs, ..Choices::default() });
+    let mut viewer = Browser::select(&mut rig, viewer.who, Choices::default());
+    rig.advance(Duration::from_secs(2));
+    viewer.connect(&mut rig);
+    sender.connect(&mut rig);
+    rig.advance(Duration::from_secs(2));
+    let asked = |sender: &mut Browser, rig: &mut Rig| {
+        let heard = sender.hear(rig);
+        let plis = heard.iter().filter_map(|heard| match heard {
+            Heard::Rtcp(compound) if compound[8..12] == [0x81, 206, 0, 2] => {
+                Some(compound[16..20].to_vec())
+            }
+            _ => None,
+        });
+        plis.collect::<Vec<_>>()
+    };
+    assert!(asked(&mut sender, &mut rig).is_empty(), "under which SSRC?");
+    let frame = sender.announcement(true);
+    rig.say(sender.who, |_| frame);
+    rig.advance(Duration::from_millis(1));
+    assert_eq!(asked(&mut sender, &mut rig), [[0, 0, 0, 8]]);
 }
 
 #[test]

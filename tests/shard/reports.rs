@@ -78,6 +78,29 @@ fn a_mapped_report_follows_the_hearers_clock() {
 }
 
 #[test]
+fn what_cannot_be_mapped_or_may_not_be_heard_is_not_given_on() {
+    let (mut rig, a, b, _, video) = watched();
+    let voice = rig.clients[a].ssrc();
+    rig.speak(a, b"x");
+    rig.say(a, Client::select_protocol);
+    rig.clients[b].take_heard();
+    report(&mut rig, a, &sender_report(video, 70_500));
+    assert!(compounds(&mut rig, b).is_empty(), "a clock of which nothing is known yet");
+    rig.send(a, |client| client.next_packet(1, 103, b"new clock"));
+    rig.speak(a, b"x");
+    rig.update(a, |policy| {
+        policy.state.mute = true;
+        policy.permissions.video = false;
+    });
+    rig.advance(Duration::from_secs(1));
+    rig.forget();
+    for ssrc in [voice, video] {
+        report(&mut rig, a, &sender_report(ssrc, 71_000));
+    }
+    assert!(compounds(&mut rig, b).is_empty(), "muted, and hidden");
+}
+
+#[test]
 fn nobody_reports_for_others_or_to_the_deaf() {
     let (mut rig, a, b, c, video) = watched();
     report(&mut rig, b, &sender_report(video, 1));

@@ -40,6 +40,27 @@ fn ready_gives_every_layer_its_ssrcs() {
 }
 
 #[test]
+fn who_supports_video_and_lists_no_layer_has_one() {
+    let mut rig = Rig::new();
+    let a = rig.client(Grant::new(1, 10), Profile::default());
+    rig.open(a);
+    let mut identify: Value = match rig.clients[a].identify() {
+        stentor::signalling::Frame::Text(text) => serde_json::from_str(&text).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    identify["d"]["video"] = json!(true);
+    let frame = message(0, identify["d"].clone());
+    rig.say(a, |_| frame);
+    let told = rig.clients[a].take_told();
+    let ssrc = rig.clients[a].ssrc().0;
+    assert_eq!(
+        told[1]["d"]["streams"],
+        json!([{"type": "video", "rid": "100", "quality": 100, "active": false,
+            "ssrc": ssrc + 1, "rtx_ssrc": ssrc + 2}])
+    );
+}
+
+#[test]
 fn every_hearer_gets_its_own_payload_types() {
     let mut rig = Rig::new();
     let a = rig.joined(1, 10, Profile::video(103, 104));
@@ -233,6 +254,47 @@ fn wants_are_raised_at_once_and_lowered_after_a_pause() {
     rig.hang_up(c, 1000);
     rig.advance(PAUSE);
     assert_eq!(wants(&mut rig, a), NOTHING, "and without viewers it is left as it is");
+}
+
+#[test]
+fn who_wants_nothing_of_a_camera_is_sent_nothing_of_it() {
+    let mut rig = Rig::new();
+    let a = rig.joined(1, 10, Profile::video(103, 104));
+    let [b, c] = [11, 12].map(|user| rig.joined(1, user, Profile::video(103, 104)));
+    let ssrc = rig.clients[a].streams[1].ssrc.to_string();
+    let want = |quality: u64| message(15, json!({&ssrc: quality, "any": 100}));
+    // Said before there is a stream, or while there is one.
+    rig.say(b, |_| want(0));
+    rig.say(a, |client| client.camera(true));
+    let film = |rig: &mut Rig, payload: &[u8]| {
+        let drops = rig.drops_during(|rig| {
+            rig.send(a, |client| client.next_packet(1, 103, payload));
+            rig.speak(a, b"voice");
+        });
+        let seen = [b, c].map(|who| {
+            let heard = rig.clients[who].take_heard();
+            let media: Vec<_> =
+                heard.iter().filter_map(|it| Some((it.seq()?, it.payload()))).collect();
+            let pictures = media.iter().filter(|(_, payload)| payload != b"voice");
+            let pictures: Vec<u16> = pictures.map(|(seq, _)| *seq).collect();
+            assert_eq!(media.len(), pictures.len() + 1, "voice is not asked about");
+            pictures
+        });
+        (seen, drops)
+    };
+    let unwanted = [DropReason::Unwanted];
+    let (seen, drops) = film(&mut rig, KEYFRAME);
+    assert_eq!((&seen, &drops[..]), (&[vec![], vec![0]], &unwanted[..]));
+    rig.say(b, |_| want(50));
+    rig.say(c, |_| want(0));
+    let (seen, drops) = film(&mut rig, b"\x41other");
+    assert!(seen.iter().all(Vec::is_empty), "{seen:?}");
+    assert_eq!(drops, [DropReason::AwaitingKeyframe, DropReason::Unwanted]);
+    let (seen, drops) = film(&mut rig, KEYFRAME);
+    assert_eq!((seen[0].len(), seen[1].len(), &drops[..]), (1, 0, &unwanted[..]));
+    rig.say(c, |_| want(1));
+    let (seen, _) = film(&mut rig, KEYFRAME);
+    assert_eq!(seen[1], [1], "no hole");
 }
 
 #[test]

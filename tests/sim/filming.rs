@@ -98,10 +98,11 @@ impl World {
     /// A viewer wants to see more or less of some streams.
     pub fn want(&mut self) {
         let Some(who) = self.someone_in() else { return };
-        let mut wants = json!({"any": self.dice.within(0..101)});
+        let mut want = || if self.dice.percent(20) { 0 } else { self.dice.within(1..101) };
+        let mut wants = json!({ "any": want() });
         for stay in self.checkers.stays.values() {
             if let [_, video, ..] = stay.ssrcs[..] {
-                wants[video.to_string()] = json!(self.dice.within(0..101));
+                wants[video.to_string()] = json!(want());
             }
         }
         self.say(who, |_| message(15, wants));

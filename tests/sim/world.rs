@@ -411,7 +411,9 @@ impl World {
         let drops = hearers_drops(&before, &after);
         assert_eq!(forwarded + drops, others, "copies: forwarded, or dropped once");
         let counted = |reason| after.drops_for(reason) - before.drops_for(reason);
-        let late = counted(DropReason::LateAfterGap) + counted(DropReason::AwaitingKeyframe);
+        let late = counted(DropReason::LateAfterGap)
+            + counted(DropReason::AwaitingKeyframe)
+            + counted(DropReason::Unwanted);
         let due = self.checkers.hearers(sender, video);
         assert_eq!(forwarded + late, due.len() as u64, "whoever is due a packet gets it");
     }
