@@ -214,16 +214,27 @@ fn mischief(number: u32) -> Fate {
 
 #[test]
 fn every_fault_of_a_bad_server_is_found() {
+    find_every_fault("udp");
+}
+
+#[test]
+fn browsers_find_every_fault_of_a_bad_server_too() {
+    find_every_fault("webrtc");
+}
+
+fn find_every_fault(transport: &str) {
     const PAUSE: Duration = Duration::from_millis(3);
     let server = Faulty::start(mischief, PAUSE);
     let out = TempDir::new().expect("a directory");
     let grants = out.path().join("grants.json");
     fs::write(&grants, server.grants(2, 3).to_string()).expect("a file");
-    let scenario = "name = \"faults\"\nwarmup_s = 1\nduration_s = 2\n\
-                    [[channels]]\ncount = 2\nspeakers = 1\nlisteners = 2\n";
+    let scenario = format!(
+        "name = \"faults\"\nwarmup_s = 1\nduration_s = 2\n\
+         [[channels]]\ncount = 2\nspeakers = 1\nlisteners = 2\ntransport = \"{transport}\"\n"
+    );
     let mut command = Command::new(env!("CARGO_BIN_EXE_stentor"));
     command.args(["load", "--plaintext", "--grants"]).arg(&grants);
-    let result = play(&mut command, scenario, out.path());
+    let result = play(&mut command, &scenario, out.path());
     let hearing = &result["overall"]["hearing"];
     // Two seconds are a hundred numbers, ten of each fate, for two hearers in two channels.
     assert_eq!(hearing["expected"], 400, "{hearing}");
