@@ -67,8 +67,8 @@ pub enum Order {
         /// Who waits for it.
         found: oneshot::Sender<SocketAddr>,
     },
-    /// A browser begins: what comes to it and is no media goes there, and is lost where nobody takes
-    /// it away.
+    /// A browser begins: what comes to it and is no media goes there, and is lost where nobody
+    /// takes it away.
     Deliver {
         /// Whose.
         client: u32,
@@ -437,8 +437,8 @@ impl Player {
         self.departing.clear();
     }
 
-    /// Sends a browser's check or a part of its handshake. There is always room: each goes by itself,
-    /// which is rare enough.
+    /// Sends a browser's check or a part of its handshake. There is always room: each goes by
+    /// itself, which is rare enough.
     fn send(&mut self, client: u32, server: SocketAddr, datagram: &[u8]) {
         if let Some(mut slot) = self.ports.slot(client, server, datagram.len()) {
             slot.bytes().copy_from_slice(datagram);

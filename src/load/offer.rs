@@ -1,11 +1,11 @@
-//! The text that a browser and a server exchange (protocol.md §3.1–§3.2): the lines that web clients
-//! cut out of their offer, and what they read in the answer, line by line, by prefix.
+//! The text that a browser and a server exchange (protocol.md §3.1–§3.2): the lines that web
+//! clients cut out of their offer, and what they read in the answer, line by line, by prefix.
 
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 
-use crate::webrtc::{Credentials, Fingerprint};
+use crate::webrtc::{Credentials, Extension, Fingerprint};
 
 /// Payload types of Opus and H264 in Chromium, which are its own and not those of plain UDP.
 pub const AUDIO_PAYLOAD_TYPE: u8 = 111;
@@ -20,24 +20,32 @@ pub const TRANSPORT_CC: u8 = 3;
 /// See [`AUDIO_LEVEL`].
 pub const MID: u8 = 4;
 
+/// All header extensions of the offer: Chromium's, under its numbers.
+const EXTENSIONS: [(u8, Extension); 7] = [
+    (AUDIO_LEVEL, Extension::AudioLevel),
+    (2, Extension::AbsSendTime),
+    (TRANSPORT_CC, Extension::TransportCc),
+    (MID, Extension::Mid),
+    (14, Extension::TransmissionOffset),
+    (13, Extension::VideoOrientation),
+    (5, Extension::PlayoutDelay),
+];
+
 /// The lines of an offer, as Chromium's web clients send them.
 pub fn offer(own: &Credentials, fingerprint: &Fingerprint) -> String {
     let (ufrag, pwd) = (own.ufrag(), own.pwd());
-    format!(
+    let mut lines = format!(
         "a=extmap-allow-mixed\n\
          a=ice-ufrag:{ufrag}\n\
          a=ice-pwd:{pwd}\n\
          a=ice-options:trickle\n\
          a=fingerprint:{fingerprint}\n\
-         a=extmap:{AUDIO_LEVEL} urn:ietf:params:rtp-hdrext:ssrc-audio-level\n\
-         a=extmap:2 http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time\n\
-         a=extmap:{TRANSPORT_CC} http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01\n\
-         a=extmap:{MID} urn:ietf:params:rtp-hdrext:sdes:mid\n\
-         a=rtpmap:{AUDIO_PAYLOAD_TYPE} opus/48000/2\n\
-         a=extmap:14 urn:ietf:params:rtp-hdrext:toffset\n\
-         a=extmap:13 urn:3gpp:video-orientation\n\
-         a=extmap:5 http://www.webrtc.org/experiments/rtp-hdrext/playout-delay"
-    )
+         a=rtpmap:{AUDIO_PAYLOAD_TYPE} opus/48000/2"
+    );
+    for (number, extension) in EXTENSIONS {
+        lines += &format!("\na=extmap:{number} {}", extension.uri());
+    }
+    lines
 }
 
 /// `codecs` of op 1.
@@ -85,9 +93,7 @@ impl Remote {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::webrtc::{
-        Answer, Extension, Offer, credentials::RANDOM_BYTES, fingerprint::Algorithm,
-    };
+    use crate::webrtc::{Answer, Offer, credentials::RANDOM_BYTES, fingerprint::Algorithm};
 
     #[test]
     fn the_server_reads_the_offer_and_the_browser_the_answer() {
@@ -98,9 +104,9 @@ mod tests {
             (offer.credentials.ufrag(), offer.fingerprints),
             (own.ufrag(), vec![fingerprint])
         );
-        assert_eq!(offer.extensions.id(Extension::Mid), Some(MID));
-        assert_eq!(offer.extensions.id(Extension::TransportCc), Some(TRANSPORT_CC));
-        assert_eq!(offer.extensions.id(Extension::AudioLevel), Some(AUDIO_LEVEL));
+        for (number, extension) in EXTENSIONS {
+            assert_eq!(offer.extensions.id(extension), Some(number));
+        }
         let ip = "2001:db8::7".parse().unwrap();
         let answer = Answer { ip, port: 50_000, fingerprint: &fingerprint, credentials: &own };
         let remote = Remote::read(&answer.to_string()).unwrap();

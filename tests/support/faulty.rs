@@ -1,6 +1,6 @@
-//! A voice server with faults: just enough of the protocol (protocol.md §1–§3) for bots and browsers
-//! to join in plaintext and hear each other, and mischief done to packets by their numbers, so that
-//! what a load generator must find is known beforehand. Stops when dropped.
+//! A voice server with faults: just enough of the protocol (protocol.md §1–§3) for bots and
+//! browsers to join in plaintext and hear each other, and mischief done to packets by their
+//! numbers, so that what a load generator must find is known beforehand. Stops when dropped.
 
 use std::{
     collections::BTreeMap,
