@@ -1,3 +1,6 @@
+//! A client's side of the conversation, message by message, on plain UDP and as a browser. Compiled
+//! into `client`.
+
 use super::*;
 use crate::{
     crypto::{Profile as SrtpProfile, Role},

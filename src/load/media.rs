@@ -310,11 +310,11 @@ impl Player {
             let now_ns = self.part.clock.now_ns();
             match order {
                 Order::Discover { client, ssrc, server, found } => {
+                    self.begin(client);
                     self.searches.begin(client, ssrc, server, found);
                 }
                 Order::Deliver { client, post } => {
-                    // Of the last stay nothing is to come any more.
-                    self.voices[client as usize] = None;
+                    self.begin(client);
                     self.posts[client as usize] = Some(post);
                 }
                 Order::Send { client, server, datagram } => self.send(client, server, &datagram),
@@ -334,6 +334,12 @@ impl Player {
                 }
             }
         }
+    }
+
+    /// A client comes, perhaps again: what comes to it before it has its new key, which the server may
+    /// already use, is not what the old one opens.
+    fn begin(&mut self, client: u32) {
+        self.voices[client as usize] = None;
     }
 
     fn hear_from_now(&mut self, client: u32, agreed: Agreed, now_ns: u64) {
