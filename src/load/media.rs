@@ -336,8 +336,8 @@ impl Player {
         }
     }
 
-    /// A client comes, perhaps again: what comes to it before it has its new key, which the server may
-    /// already use, is not what the old one opens.
+    /// A client comes, perhaps again: what comes to it before it has its new key, which the server
+    /// may already use, is not what the old one opens.
     fn begin(&mut self, client: u32) {
         self.voices[client as usize] = None;
     }
