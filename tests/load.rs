@@ -7,6 +7,7 @@ use std::{
     fs,
     path::Path,
     process::{Command, Output},
+    thread,
     time::Duration,
 };
 
@@ -115,12 +116,76 @@ fn video_late_joins_and_churn_lose_nothing() {
 }
 
 #[test]
+fn browsers_and_bots_hear_every_copy_of_each_other_with_every_profile() {
+    let server = Server::start();
+    for profile in ["SRTP_AEAD_AES_128_GCM", "SRTP_AEAD_AES_256_GCM", "SRTP_AES128_CM_HMAC_SHA1_80"]
+    {
+        let out = TempDir::new().expect("a directory");
+        let scenario = format!(
+            "name = \"browsers\"\nwarmup_s = 0\nduration_s = 2\nsrtp_profile = \"{profile}\"\n\
+             [[channels]]\ncount = 2\nspeakers = 2\nlisteners = 4\ntransport = \"mixed\"\n\
+             [[channels]]\nlisteners = 4\ntransport = \"webrtc\"\n\
+             video = {{ bits_per_second = 500000 }}\n\
+             [[channels]]\nlisteners = 4\ntransport = \"webrtc\"\nsender_transport = \"udp\"\n\
+             video = {{ bits_per_second = 500000 }}\n"
+        );
+        let (result, browsers) = thread::scope(|scope| {
+            let run = scope.spawn(|| play(&mut load(&server), &scenario, out.path()));
+            let mut most = 0;
+            while !run.is_finished() {
+                most = most.max(browsers(&server));
+                thread::sleep(Duration::from_millis(50));
+            }
+            (run.join().expect("a run"), most)
+        });
+        assert_eq!(browsers, 2 * 3 + 4 + 3, "as the server sees them");
+        let (sending, hearing) = (&result["overall"]["sending"], &result["overall"]["hearing"]);
+        // Two channels with two voices each, of which one is a browser's, each heard by five; a
+        // camera among browsers and a bot's, of 30 frames in two packets, each seen by three.
+        assert_eq!(sending["sent"], 2 * 2 * 100 + 2 * 120, "{profile}: {sending}");
+        assert_eq!(hearing["expected"], 2 * 2 * 100 * 5 + 2 * 120 * 3, "{profile}: {hearing}");
+        assert_flawless(hearing);
+        let hearers = result["hearers"].as_array().expect("hearers");
+        hearers.iter().for_each(|hearer| assert_flawless(&hearer["hearing"]));
+        assert_eq!(result["joins"]["succeeded"], 20, "{}", result["joins"]);
+        let page = fs::read_to_string(out.path().join("report.html")).expect("report.html");
+        assert!(page.contains(&format!("WebRTC with {profile}")), "the report says how");
+    }
+}
+
+/// Sessions that have a browser's transport, by the server's account.
+fn browsers(server: &Server) -> usize {
+    let (_, rooms) = server.api("GET", "/v1/rooms", None);
+    let rooms = rooms["rooms"].as_array().cloned().unwrap_or_default();
+    let sessions = rooms.iter().filter_map(|room| room["sessions"].as_array()).flatten();
+    sessions.filter(|it| it["transport"] == "webrtc" && it["state"] == "ready").count()
+}
+
+#[test]
+fn browsers_come_late_go_and_come_back() {
+    let server = Server::start();
+    let out = TempDir::new().expect("a directory");
+    let scenario = "name = \"churn\"\nwarmup_s = 0\nduration_s = 4\n\
+                    [[channels]]\nspeakers = 1\nlisteners = 3\nchurn_per_second = 1.0\n\
+                    transport = \"webrtc\"\n\
+                    [[channels]]\nspeakers = 1\nlisteners = 4\njoin_at_s = 1\n\
+                    transport = \"webrtc\"\nsender_transport = \"udp\"\n";
+    let result = play(&mut load(&server), scenario, out.path());
+    assert_flawless(&result["overall"]["hearing"]);
+    let joins = &result["joins"];
+    assert_eq!(joins["attempted"], joins["succeeded"], "{joins}");
+    assert!((12..=13).contains(&number(&joins["succeeded"])), "{joins}");
+    assert_eq!(joins["broken"].as_array().map(Vec::len), Some(0), "{joins}");
+}
+
+#[test]
 fn the_bare_loop_takes_turns_with_the_server() {
     let key = "07".repeat(32);
     let server = Server::with(&[("TOKEN_KEY", &key)]);
     let out = TempDir::new().expect("a directory");
     let scenario = "name = \"bound\"\nwarmup_s = 0\nduration_s = 4\n\
-                    [[channels]]\nspeakers = 1\nlisteners = 3\n";
+                    [[channels]]\nspeakers = 1\nlisteners = 3\ntransport = \"mixed\"\n\
+                    sender_transport = \"webrtc\"\n";
     let mut command = load(&server);
     let endpoint = server.gateway().to_string();
     command.args(["--bound=1", "--plaintext", "--token-key", &key, "--endpoint", &endpoint]);
@@ -149,16 +214,27 @@ fn mischief(number: u32) -> Fate {
 
 #[test]
 fn every_fault_of_a_bad_server_is_found() {
+    find_every_fault("udp");
+}
+
+#[test]
+fn browsers_find_every_fault_of_a_bad_server_too() {
+    find_every_fault("webrtc");
+}
+
+fn find_every_fault(transport: &str) {
     const PAUSE: Duration = Duration::from_millis(3);
     let server = Faulty::start(mischief, PAUSE);
     let out = TempDir::new().expect("a directory");
     let grants = out.path().join("grants.json");
     fs::write(&grants, server.grants(2, 3).to_string()).expect("a file");
-    let scenario = "name = \"faults\"\nwarmup_s = 1\nduration_s = 2\n\
-                    [[channels]]\ncount = 2\nspeakers = 1\nlisteners = 2\n";
+    let scenario = format!(
+        "name = \"faults\"\nwarmup_s = 1\nduration_s = 2\n\
+         [[channels]]\ncount = 2\nspeakers = 1\nlisteners = 2\ntransport = \"{transport}\"\n"
+    );
     let mut command = Command::new(env!("CARGO_BIN_EXE_stentor"));
     command.args(["load", "--plaintext", "--grants"]).arg(&grants);
-    let result = play(&mut command, scenario, out.path());
+    let result = play(&mut command, &scenario, out.path());
     let hearing = &result["overall"]["hearing"];
     // Two seconds are a hundred numbers, ten of each fate, for two hearers in two channels.
     assert_eq!(hearing["expected"], 400, "{hearing}");

@@ -10,12 +10,12 @@ use super::{
     endpoint::Trust,
     find_max::{Dimension, ServiceLevel},
     grants::{self, Grants},
-    scenario::{Scenario, ScenarioError, Video},
+    scenario::{Scenario, ScenarioError, Transport, Video},
     stage::Stage,
 };
 use crate::{
     config::{Config, ConfigError, ControlAccess, Flags, KEY_BYTES_MIN, Secret},
-    crypto::Mode,
+    crypto::{Mode, Profile},
 };
 
 /// Flags whose values are not to be seen in results.
@@ -58,6 +58,16 @@ pub struct LoadArgs {
     /// Encryption mode: aes, xchacha, or a mode's full name
     #[arg(long, value_name = "NAME")]
     mode: Option<String>,
+    /// How members carry media, of all channels: over plain UDP, as browsers do, or every second
+    /// one each
+    #[arg(long, value_name = "NAME")]
+    transport: Option<Transport>,
+    /// How those of them do who speak or have a camera, where it is another way
+    #[arg(long, value_name = "NAME")]
+    sender_transport: Option<Transport>,
+    /// SRTP profile that browsers offer: aead-128, aead-256, aes-cm, or a profile's full name
+    #[arg(long, value_name = "NAME")]
+    srtp_profile: Option<String>,
 
     /// Take the grants from a file that `stentor grant` has printed
     #[arg(long, value_name = "FILE", conflicts_with_all = ["token_key", "token_key_file"])]
@@ -185,6 +195,19 @@ impl LoadArgs {
             mode => mode.to_owned(),
         });
         set(&mut scenario.mode, mode);
+        for channels in &mut scenario.channels {
+            if let Some(transport) = self.transport {
+                (channels.transport, channels.sender_transport) = (transport, None);
+            }
+            channels.sender_transport = self.sender_transport.or(channels.sender_transport);
+        }
+        let profile = self.srtp_profile.as_deref().map(|profile| match profile {
+            "aead-128" => Profile::AeadAes128Gcm.name().to_owned(),
+            "aead-256" => Profile::AeadAes256Gcm.name().to_owned(),
+            "aes-cm" => Profile::Aes128CmSha1_80.name().to_owned(),
+            profile => profile.to_owned(),
+        });
+        set(&mut scenario.srtp_profile, profile);
         let scenario = scenario.checked()?;
         if let Some(slice) = self.bound
             && (slice == 0 || !scenario.duration_s.is_multiple_of(2 * slice))
@@ -383,6 +406,27 @@ mod tests {
         assert_eq!(scenario.mode(), Mode::XChaCha20Poly1305Rtpsize);
         assert_eq!(scenario.channels[0].video.as_ref().unwrap().bits_per_second, 2_500_000);
         assert!(parse(&[]).is_err(), "nothing to play");
+    }
+
+    #[test]
+    fn transports_are_chosen_by_flags() {
+        let load = |arguments: &[&str]| {
+            parse(&[&["--speakers", "1", "--listeners", "2"], arguments].concat()).unwrap()
+        };
+        let scenario = load(&["--transport", "webrtc", "--sender-transport", "udp"]).scenario();
+        let channels = &scenario.unwrap().channels[0];
+        assert_eq!(channels.transport, Transport::WebRtc);
+        assert_eq!(channels.sender_transport, Some(Transport::Udp));
+        for (short, name) in [
+            ("aead-128", "SRTP_AEAD_AES_128_GCM"),
+            ("aead-256", "SRTP_AEAD_AES_256_GCM"),
+            ("aes-cm", "SRTP_AES128_CM_HMAC_SHA1_80"),
+            ("SRTP_AEAD_AES_128_GCM", "SRTP_AEAD_AES_128_GCM"),
+        ] {
+            let scenario = load(&["--srtp-profile", short]).scenario().unwrap();
+            assert_eq!(scenario.srtp_profile().name(), name);
+        }
+        assert!(load(&["--srtp-profile", "none"]).scenario().is_err());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use socket2::SockRef;
 use super::{media::pin, payload::Mark, schedule::Cast};
 use crate::{
     limits::{DATAGRAM_BYTES_MAX, SOCKET_BUFFER_BYTES},
-    rtp::packet::HEADER_BYTES,
+    rtp::Packet,
 };
 
 /// How often the loop looks whether it is to stop, while nothing comes.
@@ -97,7 +97,8 @@ fn forward(socket: &UdpSocket, cast: &Cast, hearers: &[SocketAddr]) {
     let mut bytes = [0; DATAGRAM_BYTES_MAX];
     let Ok(len) = socket.recv(&mut bytes) else { return };
     let datagram = &bytes[..len];
-    let Some(mark) = datagram.get(HEADER_BYTES..).and_then(Mark::parse) else { return };
+    let payload = Packet::new(datagram).and_then(|packet| packet.payload());
+    let Some(mark) = payload.and_then(Mark::parse) else { return };
     let Some(source) = cast.sources.get(mark.source as usize) else { return };
     for client in cast.channels[source.channel as usize].clients.clone() {
         if client != source.client {
@@ -109,7 +110,10 @@ fn forward(socket: &UdpSocket, cast: &Cast, hearers: &[SocketAddr]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::{payload::Kind, scenario::Scenario};
+    use crate::{
+        load::{payload::Kind, scenario::Scenario},
+        rtp::packet::HEADER_BYTES,
+    };
 
     #[test]
     fn everyone_else_in_the_channel_gets_the_same_bytes() {
@@ -125,6 +129,7 @@ mod tests {
         let mark =
             Mark { kind: Kind::Audio, run: 1, channel: 0, source: 0, number: 7, intended_ns: 9 };
         let mut packet = [0; 100];
+        packet[0] = 0x80;
         mark.write(&mut packet[HEADER_BYTES..]);
         clients[0].send_to(b"rubbish", bound.address()).unwrap();
         clients[0].send_to(&packet, bound.address()).unwrap();

@@ -11,10 +11,15 @@ use std::{
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
+use super::{
+    offer::{self, Remote},
+    voice::{Agreed, Keys},
+};
 use crate::{
-    crypto::{Mode, SecretKey},
+    crypto::{Mode, SecretKey, Srtp},
     grant::Ticket,
     id::Ssrc,
+    webrtc::{Credentials, Fingerprint},
 };
 
 /// Heartbeats without an answer after which a client gives up, as the common libraries do
@@ -32,12 +37,31 @@ pub const AUDIO_PAYLOAD_TYPE: u8 = 120;
 pub struct Profile {
     /// Gateway version.
     pub version: u8,
-    /// The mode it selects.
-    pub mode: Mode,
     /// Whether it takes video.
     pub video: bool,
     /// Whether it shows any.
     pub camera: bool,
+}
+
+/// How it carries media.
+#[derive(Debug)]
+pub enum Carriage {
+    /// Over plain UDP, in this mode.
+    Udp(Mode),
+    /// As browsers do.
+    WebRtc(Box<Browser>),
+}
+
+/// What a browser brings along.
+#[derive(Debug, Clone)]
+pub struct Browser {
+    /// Its side of ICE.
+    pub credentials: Credentials,
+    /// Of its certificate.
+    pub fingerprint: Fingerprint,
+    /// The SSRCs it has chosen: its microphone's, its camera's, and of the camera's
+    /// retransmissions.
+    pub ssrcs: [Ssrc; 3],
 }
 
 /// What its WebSocket and its socket shall do.
@@ -53,25 +77,12 @@ pub enum Step {
         /// Where media goes.
         server: SocketAddr,
     },
-    /// Session Description has come: media may flow.
+    /// Make a browser's transport to the server, then call [`Client::connected`].
+    Connect(Remote),
+    /// There are keys: media may flow.
     Agreed(Agreed),
     /// The server has taken note that we speak: what is sent from now on may be heard.
     Speak,
-}
-
-/// What media needs.
-#[derive(Debug, Clone)]
-pub struct Agreed {
-    /// Where it goes.
-    pub server: SocketAddr,
-    /// How it is sealed.
-    pub mode: Mode,
-    /// With what.
-    pub key: SecretKey,
-    /// SSRC of the microphone.
-    pub audio: Ssrc,
-    /// SSRC of the camera.
-    pub video: Option<Ssrc>,
 }
 
 /// Why a client gave up.
@@ -97,6 +108,7 @@ pub enum Fault {
 #[derive(Debug)]
 pub struct Client {
     profile: Profile,
+    carriage: Carriage,
     ticket: Ticket,
     steps: VecDeque<Step>,
     stage: Stage,
@@ -127,9 +139,10 @@ struct Layer {
 
 impl Client {
     /// A client whose WebSocket has just been opened.
-    pub fn new(profile: Profile, ticket: Ticket) -> Self {
+    pub fn new(profile: Profile, carriage: Carriage, ticket: Ticket) -> Self {
         Self {
             profile,
+            carriage,
             ticket,
             steps: VecDeque::new(),
             stage: Stage::Joining,
@@ -186,10 +199,11 @@ impl Client {
 
     /// Our address as the server sees it.
     pub fn discovered(&mut self, address: SocketAddr) {
+        let Carriage::Udp(mode) = self.carriage else { return };
         let data = json!({
             "address": address.ip().to_string(),
             "port": address.port(),
-            "mode": self.profile.mode.name(),
+            "mode": mode.name(),
         });
         let opus = json!({"name": "opus", "type": "audio", "priority": 1000,
             "payload_type": AUDIO_PAYLOAD_TYPE});
@@ -198,6 +212,17 @@ impl Client {
             "encode": true, "decode": true});
         let codecs = if self.profile.video { vec![opus, h264] } else { vec![opus] };
         self.say(1, json!({"protocol": "udp", "data": data, "codecs": codecs}));
+    }
+
+    /// A browser's transport is made.
+    pub fn connected(&mut self, srtp: Srtp) {
+        let Carriage::WebRtc(browser) = &self.carriage else { return };
+        let Some(server) = self.server else { return };
+        let [audio, video, rtx] = browser.ssrcs;
+        let rid = self.video.as_ref().and_then(|layer| layer.rid.clone());
+        let camera = Layer { rid, ssrc: video, rtx_ssrc: Some(rtx) };
+        let camera = Some(camera).filter(|_| self.profile.camera);
+        self.agree(server, Keys::WebRtc(srtp), audio, camera);
     }
 
     /// It is time for a heartbeat.
@@ -276,9 +301,10 @@ impl Client {
             streams: Vec<Layer>,
         }
         let ready: Ready = parse("Ready (op 2)", d)?;
-        let mode = self.profile.mode.name();
-        if !ready.modes.iter().any(|offered| offered == mode) {
-            return Err(Fault::ModeNotOffered(mode));
+        if let Carriage::Udp(mode) = self.carriage
+            && !ready.modes.iter().any(|offered| offered == mode.name())
+        {
+            return Err(Fault::ModeNotOffered(mode.name()));
         }
         self.audio = ready.ssrc;
         self.video = ready.streams.into_iter().next();
@@ -288,48 +314,79 @@ impl Client {
         }
         let server = SocketAddr::new(ready.ip, ready.port);
         self.server = Some(server);
-        self.steps.push_back(Step::Discover { ssrc: ready.ssrc, server });
+        match &self.carriage {
+            Carriage::Udp(_) => {
+                self.steps.push_back(Step::Discover { ssrc: ready.ssrc, server });
+            }
+            Carriage::WebRtc(browser) => {
+                let offer = offer::offer(&browser.credentials, &browser.fingerprint);
+                let codecs = offer::codecs(self.profile.video);
+                self.say(
+                    1,
+                    json!({"protocol": "webrtc", "data": offer, "sdp": offer, "codecs": codecs}),
+                );
+            }
+        }
         Ok(())
     }
 
     fn hear_description(&mut self, d: &str) -> Result<(), Fault> {
         #[derive(Deserialize)]
-        struct Description {
+        struct Udp {
             mode: String,
             secret_key: [u8; 32],
         }
-        let description: Description = parse("Session Description (op 4)", d)?;
-        let malformed = |problem| Fault::Malformed { what: "Session Description (op 4)", problem };
-        let mode = self.profile.mode;
+        #[derive(Deserialize)]
+        struct WebRtc {
+            sdp: String,
+        }
+        const WHAT: &str = "Session Description (op 4)";
+        let malformed = |problem| Fault::Malformed { what: WHAT, problem };
+        let Carriage::Udp(mode) = self.carriage else {
+            let WebRtc { sdp } = parse(WHAT, d)?;
+            let remote = Remote::read(&sdp);
+            let remote = remote.map_err(|line| malformed(format!("its SDP lacks {line}")))?;
+            self.server = Some(remote.address);
+            self.steps.push_back(Step::Connect(remote));
+            return Ok(());
+        };
+        let description: Udp = parse(WHAT, d)?;
         if description.mode != mode.name() {
             return Err(malformed(format!("the mode is {}", description.mode)));
         }
         let server = self.server.ok_or_else(|| malformed("it came before Ready".to_owned()))?;
         let camera = self.video.clone().filter(|_| self.profile.camera);
-        self.steps.push_back(Step::Agreed(Agreed {
-            server,
-            mode,
-            key: SecretKey::new(description.secret_key),
-            audio: self.audio,
-            video: camera.as_ref().map(|layer| layer.ssrc),
-        }));
+        let keys = Keys::Udp(mode, SecretKey::new(description.secret_key));
+        self.agree(server, keys, self.audio, camera);
+        Ok(())
+    }
+
+    /// Media may flow; the server is told of what, if it has not been told.
+    fn agree(&mut self, server: SocketAddr, keys: Keys, audio: Ssrc, camera: Option<Layer>) {
+        let video = camera.as_ref().map(|layer| layer.ssrc);
+        self.steps.push_back(Step::Agreed(Agreed { server, keys, audio, video }));
         if self.stage != Stage::Joining {
-            return Ok(());
+            return;
         }
-        self.say(5, json!({"speaking": 1, "delay": 0, "ssrc": self.audio}));
+        self.say(5, json!({"speaking": 1, "delay": 0, "ssrc": audio}));
         if let Some(Layer { rid, ssrc, rtx_ssrc }) = camera {
             let rtx = rtx_ssrc.unwrap_or(Ssrc(ssrc.0.wrapping_add(1)));
             let layer = json!({"type": "video", "rid": rid, "quality": 100, "active": true,
                 "ssrc": ssrc, "rtx_ssrc": rtx});
             self.say(
                 12,
-                json!({"audio_ssrc": self.audio, "video_ssrc": ssrc, "rtx_ssrc": rtx,
+                json!({"audio_ssrc": audio, "video_ssrc": ssrc, "rtx_ssrc": rtx,
                     "streams": [layer]}),
+            );
+        } else if matches!(self.carriage, Carriage::WebRtc(_)) {
+            // Browsers say it without a camera too: by it others of their kind learn of them.
+            self.say(
+                12,
+                json!({"audio_ssrc": audio, "video_ssrc": 0, "rtx_ssrc": 0, "streams": []}),
             );
         }
         // Its answer says that what was said before it has been read.
         self.stage = Stage::Announcing(self.beat());
-        Ok(())
     }
 
     fn hear_acknowledgement(&mut self, d: &str) {
@@ -355,133 +412,5 @@ fn parse<'a, T: Deserialize<'a>>(what: &'static str, text: &'a str) -> Result<T,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::id::{ChannelId, ServerId, UserId};
-
-    const HELLO: &str = r#"{"op":8,"d":{"v":8,"heartbeat_interval":41250}}"#;
-
-    fn client(camera: bool, version: u8) -> Client {
-        let ticket = Ticket {
-            endpoint: "localhost:8443".into(),
-            guild_id: ServerId(1),
-            channel_id: ChannelId(2),
-            user_id: UserId(10),
-            session_id: "s".into(),
-            token: "t".into(),
-        };
-        let mode = Mode::Aes256GcmRtpsize;
-        Client::new(Profile { version, mode, video: camera, camera }, ticket)
-    }
-
-    fn ready(streams: &str) -> String {
-        format!(
-            r#"{{"op":2,"d":{{"ssrc":7,"ip":"127.0.0.1","port":50000,"streams":{streams},
-            "experiments":[],"modes":["aead_aes256_gcm_rtpsize"]}},"seq":1}}"#
-        )
-    }
-
-    fn description(mode: &str) -> String {
-        let key = vec!["9"; 32].join(",");
-        format!(r#"{{"op":4,"d":{{"mode":"{mode}","secret_key":[{key}]}},"seq":2}}"#)
-    }
-
-    fn said(client: &mut Client) -> Value {
-        match client.poll_step() {
-            Some(Step::Say(text)) => serde_json::from_str(&text).unwrap(),
-            other => panic!("expected it to say something, got {other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_listener_joins_in_the_order_of_the_protocol() {
-        let mut client = client(false, 8);
-        assert!(client.poll_step().is_none());
-        client.hear(HELLO).unwrap();
-        assert_eq!(client.heartbeat_interval(), Some(Duration::from_millis(41_250)));
-        let identify = said(&mut client);
-        assert_eq!((&identify["op"], &identify["d"]["user_id"]), (&json!(0), &json!("10")));
-        assert_eq!(identify["d"].get("channel_id"), None, "a field of version 9");
-        client.hear(&ready("[]")).unwrap();
-        let Some(Step::Discover { ssrc, server }) = client.poll_step() else { panic!() };
-        assert_eq!((ssrc, server.port()), (Ssrc(7), 50_000));
-        client.discovered("127.16.0.1:4000".parse().unwrap());
-        let select = said(&mut client);
-        assert_eq!(select["d"]["data"]["address"], "127.16.0.1");
-        client.hear(&description("aead_aes256_gcm_rtpsize")).unwrap();
-        let Some(Step::Agreed(agreed)) = client.poll_step() else { panic!() };
-        assert_eq!((agreed.key.bytes(), agreed.audio, agreed.video), (&[9; 32], Ssrc(7), None));
-        assert_eq!(said(&mut client)["op"], 5);
-        let beat = said(&mut client);
-        assert_eq!(beat, json!({"op": 3, "d": {"t": 1, "seq_ack": 2}}));
-        client.hear(r#"{"op":6,"d":{"t":1}}"#).unwrap();
-        assert!(matches!(client.poll_step(), Some(Step::Speak)));
-        client.hear(r#"{"op":6,"d":{"t":1}}"#).unwrap();
-        assert!(client.poll_step().is_none());
-    }
-
-    #[test]
-    fn a_camera_is_announced_before_its_first_packet() {
-        let mut client = client(true, 9);
-        client.hear(HELLO).unwrap();
-        let identify = said(&mut client);
-        assert_eq!(identify["d"]["streams"][0]["rid"], "100");
-        assert_eq!(identify["d"]["channel_id"], "2");
-        let streams = r#"[{"type":"video","rid":"100","quality":100,"ssrc":8,"rtx_ssrc":9}]"#;
-        client.hear(&ready(streams)).unwrap();
-        client.poll_step();
-        client.discovered("127.16.0.1:4000".parse().unwrap());
-        assert_eq!(said(&mut client)["d"]["codecs"][1]["name"], "H264");
-        client.hear(&description("aead_aes256_gcm_rtpsize")).unwrap();
-        let Some(Step::Agreed(agreed)) = client.poll_step() else { panic!() };
-        assert_eq!(agreed.video, Some(Ssrc(8)));
-        assert_eq!(said(&mut client)["op"], 5);
-        let video = said(&mut client);
-        assert_eq!((&video["op"], &video["d"]["video_ssrc"]), (&json!(12), &json!(8)));
-        assert_eq!(said(&mut client)["op"], 3);
-    }
-
-    #[test]
-    fn before_version_8_heartbeats_are_numbers() {
-        let mut client = client(false, 4);
-        client.hear(HELLO).unwrap();
-        said(&mut client);
-        client.handle_heartbeat_due().unwrap();
-        assert_eq!(said(&mut client), json!({"op": 3, "d": 1}));
-        client.hear(r#"{"op":3,"d":null}"#).unwrap();
-        assert_eq!(said(&mut client), json!({"op": 3, "d": 2}), "asked for one");
-    }
-
-    #[test]
-    fn a_server_that_breaks_the_protocol_is_named_as_such() {
-        for (messages, word) in [
-            (&["{}"][..], "missing field `op`"),
-            (&[r#"{"op":8,"d":{"heartbeat_interval":0}}"#], "interval of 0"),
-            (&[r#"{"op":8,"d":{"heartbeat_interval":-1e300}}"#], "interval"),
-            (&[HELLO, r#"{"op":2,"d":{"ssrc":7}}"#], "missing field `ip`"),
-            (&[r#"{"op":4,"d":{"mode":"aead_aes256_gcm_rtpsize","secret_key":[1]}}"#], "length"),
-            (&[description("aead_aes256_gcm_rtpsize").as_str()], "before Ready"),
-            (&[ready("[]").as_str(), description("plain").as_str()], "the mode is plain"),
-        ] {
-            let mut client = client(false, 8);
-            let fault = messages.iter().find_map(|text| client.hear(text).err()).unwrap();
-            assert!(fault.to_string().contains(word), "{fault}");
-        }
-        let mut client = client(true, 8);
-        assert!(client.hear(&ready("[]")).is_err(), "no SSRC for the camera");
-    }
-
-    #[test]
-    fn a_mode_that_is_not_offered_and_silence_are_faults() {
-        let mut client = client(false, 8);
-        client.profile.mode = Mode::XChaCha20Poly1305Rtpsize;
-        let fault = client.hear(&ready("[]")).unwrap_err();
-        assert_eq!(fault, Fault::ModeNotOffered("aead_xchacha20_poly1305_rtpsize"));
-        for _ in 0..UNANSWERED_MAX {
-            client.handle_heartbeat_due().unwrap();
-        }
-        assert_eq!(client.handle_heartbeat_due(), Err(Fault::Unresponsive));
-        client.hear(r#"{"op":6,"d":{"t":3}}"#).unwrap();
-        client.handle_heartbeat_due().unwrap();
-    }
-}
+#[path = "client_tests.rs"]
+mod tests;

@@ -255,6 +255,7 @@ fn difference(a: &Scenario, b: &Scenario) -> Option<&'static str> {
     let differences = [
         ("channels", a.channels != b.channels),
         ("mode", a.mode != b.mode),
+        ("srtp_profile", a.srtp_profile != b.srtp_profile),
         ("duration_s", a.duration_s != b.duration_s),
         ("warmup_s", a.warmup_s != b.warmup_s),
         ("gateway_version", a.gateway_version != b.gateway_version),

@@ -13,27 +13,35 @@ use std::{
 use rustix::process::setpriority_process;
 use tokio::{
     net::{TcpSocket, TcpStream},
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
-    client::{Client, Profile, Step},
+    client::{Browser, Carriage, Client, Profile, Step},
     clock::Clock,
+    dtls::Setup,
     endpoint::Endpoint,
     media::{Order, Orders},
+    offer::Remote,
+    peer::{PathFault, Peer},
     ports::Addressing,
     schedule::{Cast, SECOND_NS},
     tally::Window,
     wire::{Received, Wire},
 };
-use crate::grant::Ticket;
+use crate::{
+    crypto::Mode,
+    grant::Ticket,
+    id::Ssrc,
+    webrtc::{Credentials, credentials},
+};
 
 /// Niceness of the thread: handshakes make way for packets that are due on the same core.
 const GATEWAY_NICE: i32 = 5;
 
-/// Time from the start of a connection to Session Description. A storm of a thousand joins takes a
+/// Time from the start of a connection to where media may flow. A storm of a thousand joins takes a
 /// server some seconds.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -45,6 +53,10 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bytes read from a socket at once.
 const READ_BYTES: usize = 4_096;
+
+/// Datagrams of a handshake or of checks that may wait for one browser: a server's longest flight
+/// twice.
+const POST_MAX: usize = 16;
 
 /// How far the run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +72,7 @@ pub enum Act {
 /// What has become of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// It has its Session Description, so long after its connection began.
+    /// Media may flow, so long after its connection began.
     Joined(Duration),
     /// It hears and, if it has a source, speaks.
     Ready,
@@ -100,6 +112,10 @@ pub struct Part {
     pub addressing: Addressing,
     /// What all have in common.
     pub profile: Profile,
+    /// The mode that those on plain UDP select.
+    pub mode: Mode,
+    /// What browsers have in common.
+    pub setup: Arc<Setup>,
     /// How many join each second.
     pub joins_per_second: u32,
     /// The clock of the run.
@@ -162,6 +178,26 @@ struct Line {
     stream: TcpStream,
     wire: Wire,
     out: Vec<u8>,
+}
+
+/// A browser's transport, whose datagrams the media thread carries.
+struct Path {
+    peer: Peer,
+    post: mpsc::Receiver<Vec<u8>>,
+    server: SocketAddr,
+}
+
+impl Path {
+    /// Waits for what comes next, and deals with it. Losing the future loses nothing.
+    async fn go_on(&mut self) -> Result<(), PathFault> {
+        let due = self.peer.poll_timeout().into();
+        tokio::select! {
+            Some(datagram) = self.post.recv() => {
+                self.peer.handle(std::time::Instant::now(), &datagram)
+            }
+            () = sleep_until(due) => self.peer.handle_timeout(std::time::Instant::now()),
+        }
+    }
 }
 
 /// How a stay ended.
@@ -281,7 +317,7 @@ impl Life {
         let entered = timeout(JOIN_TIMEOUT, self.enter(&mut joined)).await;
         let entered =
             entered.unwrap_or_else(|_| Err(Ending::of(format!("no way in for {JOIN_TIMEOUT:?}"))));
-        let (line, client) = match entered {
+        let (line, client, path) = match entered {
             Ok(entered) => entered,
             Err(ending) => {
                 self.order(Order::Leave { client: self.client });
@@ -293,18 +329,27 @@ impl Life {
             }
         };
         self.tell(News::Ready);
-        self.remain(line, client, leaves_at_ns).await
+        self.remain(line, client, path, leaves_at_ns).await
     }
 
     /// From the connection to where the server has taken note of us.
-    async fn enter(&self, joined: &mut Option<Duration>) -> Result<(Line, Client), Ending> {
+    async fn enter(
+        &self,
+        joined: &mut Option<Duration>,
+    ) -> Result<(Line, Client, Option<Path>), Ending> {
         let begun = Instant::now();
         let mut line = Line::connect(&self.part, self.client).await?;
         let of = &self.part.cast.clients[self.client as usize];
         let profile =
             Profile { video: of.takes_video, camera: of.video.is_some(), ..self.part.profile };
         let ticket = self.part.tickets[self.client as usize].clone();
-        let mut client = Client::new(profile, ticket);
+        let browser = of.over_webrtc.then(|| self.browser());
+        let carriage = match &browser {
+            Some(browser) => Carriage::WebRtc(Box::new(browser.clone())),
+            None => Carriage::Udp(self.part.mode),
+        };
+        let mut client = Client::new(profile, carriage, ticket);
+        let mut path = None;
         loop {
             match line.receive().await? {
                 Received::Opened | Received::SignOfLife => {}
@@ -324,6 +369,12 @@ impl Life {
                         })?;
                         client.discovered(address);
                     }
+                    Step::Connect(remote) => {
+                        let Some(browser) = &browser else { continue };
+                        let connected =
+                            self.connect(&mut line, &mut client, &browser.credentials, remote);
+                        path = Some(connected.await?);
+                    }
                     Step::Agreed(agreed) => {
                         self.order(Order::Hear { client: self.client, agreed });
                         let took = begun.elapsed();
@@ -334,7 +385,7 @@ impl Life {
                     Step::Speak => {
                         self.order(Order::Speak { client: self.client });
                         line.write().await?;
-                        return Ok((line, client));
+                        return Ok((line, client, path));
                     }
                 }
             }
@@ -342,10 +393,51 @@ impl Life {
         }
     }
 
+    /// What a browser chooses for itself.
+    fn browser(&self) -> Browser {
+        let credentials = Credentials::generate(random::<{ credentials::RANDOM_BYTES }>());
+        let ssrcs = [(); 3].map(|()| Ssrc(u32::from_be_bytes(random())));
+        Browser { credentials, fingerprint: *self.part.setup.fingerprint(), ssrcs }
+    }
+
+    /// From the answer to where there are keys.
+    async fn connect(
+        &self,
+        line: &mut Line,
+        client: &mut Client,
+        own: &Credentials,
+        remote: Remote,
+    ) -> Result<Path, Ending> {
+        let (deliver, post) = mpsc::channel(POST_MAX);
+        self.order(Order::Deliver { client: self.client, post: deliver });
+        let (setup, chance) = (self.part.setup.clone(), u64::from_be_bytes(random()));
+        let peer = Peer::begin(setup, own, &remote, chance, std::time::Instant::now());
+        let mut path = Path { peer, post, server: remote.address };
+        loop {
+            self.send(&mut path);
+            if let Some(srtp) = path.peer.take_keys() {
+                client.connected(srtp);
+                return Ok(path);
+            }
+            tokio::select! {
+                gone_on = path.go_on() => gone_on.map_err(Ending::of)?,
+                received = line.receive() => self.hear(line, client, received)?,
+            }
+        }
+    }
+
+    /// Has sent what a path has to say.
+    fn send(&self, path: &mut Path) {
+        while let Some(datagram) = path.peer.poll_output() {
+            self.order(Order::Send { client: self.client, server: path.server, datagram });
+        }
+    }
+
     async fn remain(
         &mut self,
         mut line: Line,
         mut client: Client,
+        mut path: Option<Path>,
         leaves_at_ns: Option<u64>,
     ) -> End {
         let mut acts = self.acts.clone();
@@ -367,6 +459,10 @@ impl Life {
                 () = sleep_until(beat_at) => {
                     beat_at = self.next_beat(&client);
                     client.handle_heartbeat_due().map_err(Ending::of)
+                }
+                gone_on = go_on(&mut path) => {
+                    path.iter_mut().for_each(|path| self.send(path));
+                    gone_on.map_err(Ending::of)
                 }
                 () = until(leaves_at) => {
                     self.tell(News::Left);
@@ -460,4 +556,18 @@ async fn until(at: Option<Instant>) {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// Goes on with a browser's path, or waits for ever.
+async fn go_on(path: &mut Option<Path>) -> Result<(), PathFault> {
+    match path {
+        Some(path) => path.go_on().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes once it has booted");
+    bytes
 }

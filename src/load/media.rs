@@ -19,10 +19,9 @@ use rustix::{
     process::setpriority_process,
     thread::{CpuSet, sched_setaffinity, set_current_timer_slack},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc::Sender as Post, oneshot};
 
 use super::{
-    client::{AUDIO_PAYLOAD_TYPE, Agreed, VIDEO_PAYLOAD_TYPE},
     clock::Clock,
     payload::{Kind, Mark},
     ports::{self, Addressing, Ports},
@@ -30,12 +29,12 @@ use super::{
     schedule::{Agenda, Cast, Departure},
     searches::Searches,
     tally::{Seconds, Stay, Tally, Target, Window},
+    voice::{Agreed, Outgoing, Voice},
 };
 use crate::{
-    crypto::Cipher,
     id::Ssrc,
     ring::{Received, RingError},
-    rtp::{Header, Packet, demux::is_rtcp_type, packet::HEADER_BYTES},
+    rtp::{Packet, demux, packet::HEADER_BYTES},
 };
 
 /// Niceness of the thread: a packet that is due is more urgent than what else runs on its core.
@@ -67,6 +66,23 @@ pub enum Order {
         server: SocketAddr,
         /// Who waits for it.
         found: oneshot::Sender<SocketAddr>,
+    },
+    /// A browser begins: what comes to it and is no media goes there, and is lost where nobody
+    /// takes it away.
+    Deliver {
+        /// Whose.
+        client: u32,
+        /// To whom.
+        post: Post<Vec<u8>>,
+    },
+    /// A browser sends something that is no media.
+    Send {
+        /// Which.
+        client: u32,
+        /// Where to.
+        server: SocketAddr,
+        /// What.
+        datagram: Vec<u8>,
     },
     /// A client has its key: it hears from now on.
     Hear {
@@ -192,17 +208,6 @@ pub fn pin(core: usize) {
     }
 }
 
-/// A client's end of the encryption.
-#[derive(Debug)]
-struct Voice {
-    cipher: Cipher,
-    server: SocketAddr,
-    audio: Ssrc,
-    video: Option<Ssrc>,
-    /// Counts in the half that servers leave to clients (protocol.md §2.4).
-    nonce: u32,
-}
-
 struct Player {
     part: Part,
     ports: Ports,
@@ -212,6 +217,8 @@ struct Player {
     agenda: Agenda,
     tally: Tally,
     voices: Vec<Option<Voice>>,
+    /// Where what is no media goes, of browsers.
+    posts: Vec<Option<Post<Vec<u8>>>>,
     searches: Searches,
     present: Vec<Stay>,
     speaking: Vec<Stay>,
@@ -233,6 +240,7 @@ impl Player {
             agenda: Agenda::new(sources),
             tally: Tally::new(&part.cast, part.run),
             voices: (0..clients).map(|_| None).collect(),
+            posts: vec![None; clients],
             searches: Searches::default(),
             present: Vec::new(),
             speaking: Vec::new(),
@@ -302,8 +310,14 @@ impl Player {
             let now_ns = self.part.clock.now_ns();
             match order {
                 Order::Discover { client, ssrc, server, found } => {
+                    self.begin(client);
                     self.searches.begin(client, ssrc, server, found);
                 }
+                Order::Deliver { client, post } => {
+                    self.begin(client);
+                    self.posts[client as usize] = Some(post);
+                }
+                Order::Send { client, server, datagram } => self.send(client, server, &datagram),
                 Order::Hear { client, agreed } => self.hear_from_now(client, agreed, now_ns),
                 Order::Speak { client } => self.speak_from_now(client, now_ns),
                 Order::Leave { client } => self.leave(client, now_ns),
@@ -322,12 +336,14 @@ impl Player {
         }
     }
 
+    /// A client comes, perhaps again: what comes to it before it has its new key, which the server
+    /// may already use, is not what the old one opens.
+    fn begin(&mut self, client: u32) {
+        self.voices[client as usize] = None;
+    }
+
     fn hear_from_now(&mut self, client: u32, agreed: Agreed, now_ns: u64) {
-        let Agreed { server, mode, key, audio, video } = agreed;
-        // Every client seals few packets compared with 2^160 nonces of the one mode that needs
-        // this; its key is fresh.
-        let cipher = Cipher::new(mode, &key, [0x5A; 20]);
-        self.voices[client as usize] = Some(Voice { cipher, server, audio, video, nonce: 0 });
+        self.voices[client as usize] = Some(Voice::new(agreed));
         self.leave_stay(client, now_ns);
         self.tally.arrive(&self.part.cast, client, now_ns);
     }
@@ -354,6 +370,7 @@ impl Player {
     fn leave(&mut self, client: u32, now_ns: u64) {
         self.hush(client, now_ns);
         self.leave_stay(client, now_ns);
+        self.posts[client as usize] = None;
     }
 
     fn leave_stay(&mut self, client: u32, now_ns: u64) {
@@ -379,29 +396,15 @@ impl Player {
         let Departure { source: index, number, due_ns } = *departure;
         let source = &self.part.cast.sources[index as usize];
         let Some(voice) = &mut self.voices[source.client as usize] else { return true };
-        let (payload_type, ssrc) = match source.kind {
-            Kind::Audio => (AUDIO_PAYLOAD_TYPE, Some(voice.audio)),
-            Kind::Video => (VIDEO_PAYLOAD_TYPE, voice.video),
-        };
-        let Some(ssrc) = ssrc else { return true };
-        let plain_len = HEADER_BYTES + usize::from(source.pace.payload_bytes(number));
-        let len = plain_len + voice.cipher.mode().overhead();
+        let Some(ssrc) = voice.ssrc(source.kind) else { return true };
+        let payload_bytes = source.pace.payload_bytes(number);
+        let len = voice.sealed_bytes(payload_bytes);
         let target = self.tally.window().map_or(Target::Server, |window| window.target_at(due_ns));
         let to = match (target, self.bound) {
             (Target::Bound, Some(bound)) => bound,
             _ => voice.server,
         };
         let Some(mut slot) = self.ports.slot(source.client, to, len) else { return false };
-        let bytes = slot.bytes();
-        let header = Header {
-            marker: source.kind == Kind::Video && source.pace.is_last(number),
-            payload_type,
-            seq: number as u16,
-            timestamp: source.pace.timestamp(number),
-            ssrc,
-            extension_words: None,
-        };
-        header.write(bytes);
         let mark = Mark {
             kind: source.kind,
             run: self.part.run,
@@ -410,11 +413,15 @@ impl Player {
             number,
             intended_ns: due_ns,
         };
-        mark.write(&mut bytes[HEADER_BYTES..plain_len]);
+        let packet = Outgoing {
+            mark,
+            marker: source.kind == Kind::Video && source.pace.is_last(number),
+            timestamp: source.pace.timestamp(number),
+            payload_bytes,
+        };
+        voice.write(&packet, ssrc, slot.bytes());
         if target == Target::Server {
-            voice.nonce = voice.nonce.wrapping_add(1);
-            let sealed = voice.cipher.seal(bytes, plain_len, voice.nonce.to_be_bytes());
-            assert_eq!(sealed, Some(len), "the slot has room for the seal");
+            voice.seal(&packet, slot.bytes());
         }
         slot.commit(len);
         true
@@ -436,6 +443,16 @@ impl Player {
         self.departing.clear();
     }
 
+    /// Sends a browser's check or a part of its handshake. There is always room: each goes by
+    /// itself, which is rare enough.
+    fn send(&mut self, client: u32, server: SocketAddr, datagram: &[u8]) {
+        if let Some(mut slot) = self.ports.slot(client, server, datagram.len()) {
+            slot.bytes().copy_from_slice(datagram);
+            slot.commit(datagram.len());
+        }
+        self.flush();
+    }
+
     /// Asks for addresses, again if need be.
     fn search(&mut self, now_ns: u64) {
         let Self { searches, ports, .. } = self;
@@ -452,7 +469,7 @@ impl Player {
     /// Takes what has arrived; whether that was all.
     fn arrive(&mut self) -> bool {
         let turn_ns = self.part.clock.now_ns();
-        let Self { ports, part, tally, voices, searches, bound, .. } = self;
+        let Self { ports, part, tally, voices, posts, searches, bound, .. } = self;
         let (mut stamped, mut unstamped) = (self.stamped, self.unstamped);
         let realtime_start_ns = self.realtime_start_ns;
         let drained = ports.receive(|client, received| {
@@ -472,8 +489,18 @@ impl Player {
             if searches.answered(client, received.bytes) {
                 return;
             }
-            let voice = voices[client as usize].as_ref();
+            let voice = voices[client as usize].as_mut();
             let from_bound = *bound == Some(received.path.remote);
+            match (demux::classify(received.bytes), &posts[client as usize]) {
+                (demux::Kind::Stun | demux::Kind::Dtls, Some(post)) => {
+                    // One that does not keep up loses it, as from a socket that is full.
+                    let _ = post.try_send(received.bytes.to_vec());
+                    return;
+                }
+                (demux::Kind::Rtcp, _) => return,
+                _ if received.bytes.len() < HEADER_BYTES => return,
+                _ => {}
+            }
             hear(part, tally, client, voice, from_bound, received, at_ns);
         });
         (self.stamped, self.unstamped) = (stamped, unstamped);
@@ -509,24 +536,20 @@ fn hear(
     part: &Part,
     tally: &mut Tally,
     client: u32,
-    voice: Option<&Voice>,
+    voice: Option<&mut Voice>,
     from_bound: bool,
     received: Received<'_>,
     at_ns: u64,
 ) {
     // Nobody's yet: it came before the key did.
     let Some(voice) = voice else { return };
-    let is_rtcp = received.bytes.get(1).is_some_and(|second| is_rtcp_type(*second));
-    if is_rtcp || received.bytes.len() < HEADER_BYTES {
-        return;
-    }
+    // The bare loop sends what it got, which was not sealed.
     let plain = if from_bound {
-        let end = received.bytes.len().saturating_sub(voice.cipher.mode().overhead());
-        &received.bytes[..end]
+        &*received.bytes
     } else {
-        match voice.cipher.open(received.bytes) {
-            Ok(opened) => &received.bytes[opened.range],
-            Err(_) => return tally.undecryptable(client, at_ns),
+        match voice.open(received.bytes) {
+            Some(range) => &received.bytes[range],
+            None => return tally.undecryptable(client, at_ns),
         }
     };
     let payload = Packet::new(plain).and_then(|packet| packet.payload());

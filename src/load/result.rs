@@ -209,9 +209,10 @@ pub struct Second {
 pub struct Joins {
     /// Attempts, comings back included.
     pub attempted: u64,
-    /// Those that reached Session Description.
+    /// Those whose media could flow.
     pub succeeded: u64,
-    /// From the start of the TCP connection to Session Description, discovery included.
+    /// From the start of the TCP connection to where media may flow: Session Description, discovery
+    /// included; of a browser the end of its DTLS handshake.
     pub time: Latency,
     /// Why the others did not, most frequent first.
     pub failures: Vec<Failure>,

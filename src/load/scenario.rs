@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::payload::PAYLOAD_BYTES_MIN;
 use crate::{
-    crypto::Mode,
+    crypto::{Mode, Profile},
     limits::{CHANNEL_SESSIONS_MAX, PLAIN_BYTES_MAX},
     rtp::packet::HEADER_BYTES,
 };
@@ -41,8 +41,10 @@ pub struct Scenario {
     pub duration_s: u32,
     /// How many clients start to join each second, before the warm-up.
     pub joins_per_second: u32,
-    /// Name of the encryption mode that all select (protocol.md §2.4).
+    /// Name of the encryption mode that all on plain UDP select (protocol.md §2.4).
     pub mode: String,
+    /// Name of the SRTP profile that all browsers offer (protocol.md §3.3).
+    pub srtp_profile: String,
     /// Voice gateway version, 4 to 9.
     pub gateway_version: u8,
     /// The channels.
@@ -68,6 +70,12 @@ pub struct Channels {
     /// Audio packets a second of each speaker.
     #[serde(default = "packets_per_second")]
     pub packets_per_second: u32,
+    /// How members carry media.
+    #[serde(default)]
+    pub transport: Transport,
+    /// How those do who speak or show something; `None`: as all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender_transport: Option<Transport>,
     /// Cameras; every member then declares that it takes video.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub video: Option<Video>,
@@ -82,6 +90,20 @@ pub struct Channels {
     /// time: listeners, in turn.
     #[serde(default)]
     pub churn_per_second: f64,
+}
+
+/// How media is carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
+pub enum Transport {
+    /// Plain UDP in an encryption mode of the protocol's own, as bots and desktop clients do.
+    #[default]
+    Udp,
+    /// ICE, DTLS and SRTP, as browsers do.
+    WebRtc,
+    /// Every second member the one, the others the other.
+    Mixed,
 }
 
 /// Cameras of a channel.
@@ -138,6 +160,8 @@ struct Unchecked {
     joins_per_second: u32,
     #[serde(default = "mode")]
     mode: String,
+    #[serde(default = "srtp_profile")]
+    srtp_profile: String,
     #[serde(default = "gateway_version")]
     gateway_version: u8,
     channels: Vec<Channels>,
@@ -158,6 +182,11 @@ fn joins_per_second() -> u32 {
 
 fn mode() -> String {
     Mode::DEFAULT[0].name().to_owned()
+}
+
+/// What Chromium and this server agree on (docs/media.md).
+fn srtp_profile() -> String {
+    Profile::AeadAes256Gcm.name().to_owned()
 }
 
 fn gateway_version() -> u8 {
@@ -206,6 +235,7 @@ impl Scenario {
             duration_s: duration_s(),
             joins_per_second: joins_per_second(),
             mode: mode(),
+            srtp_profile: srtp_profile(),
             gateway_version: gateway_version(),
             channels: vec![Channels { speakers, listeners, ..Channels::default() }],
         }
@@ -234,6 +264,10 @@ impl Scenario {
             let known: Vec<_> = Mode::ALL.iter().map(|mode| mode.name()).collect();
             return meaning(format!("unknown mode `{}`; known: {}", self.mode, known.join(", ")));
         }
+        if profile_named(&self.srtp_profile).is_none() {
+            let known = Profile::PREFERRED.map(Profile::name).join(", ");
+            return meaning(format!("unknown profile `{}`; known: {known}", self.srtp_profile));
+        }
         if !(4..=9).contains(&self.gateway_version) {
             return meaning("gateway_version must be 4 to 9".to_owned());
         }
@@ -247,9 +281,22 @@ impl Scenario {
         Ok(self)
     }
 
-    /// The mode that all select.
+    /// The mode that all on plain UDP select.
     pub fn mode(&self) -> Mode {
         Mode::from_name(&self.mode).expect("checked when the scenario was made")
+    }
+
+    /// The profile that all browsers offer.
+    pub fn srtp_profile(&self) -> Profile {
+        profile_named(&self.srtp_profile).expect("checked when the scenario was made")
+    }
+
+    /// How media is carried, in words: the encryption of each transport that members have.
+    pub fn carriage(&self) -> String {
+        let any = |over_webrtc| self.channels.iter().any(|it| it.has_members_over(over_webrtc));
+        let udp = any(false).then(|| format!("plain UDP with {}", self.mode));
+        let web = any(true).then(|| format!("WebRTC with {}", self.srtp_profile));
+        udp.into_iter().chain(web).collect::<Vec<_>>().join(", ")
     }
 
     /// How many virtual clients it has.
@@ -280,6 +327,26 @@ impl Channels {
     /// Members of one of them.
     pub fn members(&self) -> u32 {
         self.speakers.saturating_add(self.listeners)
+    }
+
+    /// Whether a member, who sends something or only listens, carries media as browsers do.
+    pub fn is_over_webrtc(&self, member: u32, sends: bool) -> bool {
+        let own = self.sender_transport.filter(|_| sends);
+        match own.unwrap_or(self.transport) {
+            Transport::Udp => false,
+            Transport::WebRtc => true,
+            Transport::Mixed => member % 2 == 1,
+        }
+    }
+
+    /// Members that send something; they come first.
+    fn senders(&self) -> u32 {
+        self.speakers.max(self.video.as_ref().map_or(0, |video| video.cameras))
+    }
+
+    fn has_members_over(&self, webrtc: bool) -> bool {
+        let senders = self.senders();
+        (0..self.members()).any(|it| self.is_over_webrtc(it, it < senders) == webrtc)
     }
 
     fn check(&self, duration_s: u32) -> Result<(), String> {
@@ -352,12 +419,18 @@ impl Default for Channels {
             listeners: 0,
             payload_bytes: payload_bytes(),
             packets_per_second: packets_per_second(),
+            transport: Transport::Udp,
+            sender_transport: None,
             video: None,
             join_at_s: None,
             join_over_s: one(),
             churn_per_second: 0.0,
         }
     }
+}
+
+fn profile_named(name: &str) -> Option<Profile> {
+    Profile::PREFERRED.into_iter().find(|profile| profile.name() == name)
 }
 
 fn check_payload(bytes: u16) -> Result<(), String> {
@@ -379,7 +452,7 @@ impl TryFrom<Unchecked> for Scenario {
 
     fn try_from(unchecked: Unchecked) -> Result<Self, ScenarioError> {
         let Unchecked { name, about, warmup_s, duration_s, joins_per_second, mode, .. } = unchecked;
-        let Unchecked { gateway_version, channels, .. } = unchecked;
+        let Unchecked { srtp_profile, gateway_version, channels, .. } = unchecked;
         Scenario {
             name,
             about,
@@ -387,6 +460,7 @@ impl TryFrom<Unchecked> for Scenario {
             duration_s,
             joins_per_second,
             mode,
+            srtp_profile,
             gateway_version,
             channels,
         }
@@ -435,18 +509,47 @@ mod tests {
             ("speakers = 1\nchurn_per_second = 1.0", "listeners"),
             ("speakers = 1\njoin_at_s = 20", "join_at_s"),
             ("speakers = 1\nvideo = { cameras = 2, bits_per_second = 1 }", "cameras"),
+            ("speakers = 1\ntransport = \"tcp\"", "tcp"),
             ("speakers = 1\nvideo = { bits_per_second = 0 }", "bits_per_second"),
         ] {
             let problem = parse(&format!("name = \"x\"\n[[channels]]\n{more}\n")).unwrap_err();
             assert!(problem.contains(word), "{more}: {problem}");
         }
-        for (more, word) in
-            [("mode = \"plain\"", "plain"), ("duration_s = 0", "duration_s"), ("x = 1", "`x`")]
-        {
+        for (more, word) in [
+            ("mode = \"plain\"", "plain"),
+            ("duration_s = 0", "duration_s"),
+            ("x = 1", "`x`"),
+            ("srtp_profile = \"null\"", "`null`"),
+        ] {
             let text = format!("name = \"x\"\n{more}\n[[channels]]\nspeakers = 2\n");
             assert!(parse(&text).unwrap_err().contains(word), "{more}");
         }
         assert!(parse("name = \"x\"\nchannels = []\n").is_err());
+    }
+
+    #[test]
+    fn members_may_carry_media_in_either_way_and_senders_in_another() {
+        let web = |scenario: &Scenario| -> Vec<bool> {
+            let cast = crate::load::schedule::Cast::new(scenario);
+            cast.clients.iter().map(|client| client.over_webrtc).collect()
+        };
+        let of = |more: &str| {
+            parse(&format!("name = \"x\"\n[[channels]]\nspeakers = 1\nlisteners = 3\n{more}"))
+                .unwrap()
+        };
+        let udp = of("");
+        assert_eq!(web(&udp), [false; 4]);
+        assert_eq!(udp.carriage(), "plain UDP with aead_aes256_gcm_rtpsize");
+        let browsers = of("transport = \"webrtc\"");
+        assert_eq!(web(&browsers), [true; 4]);
+        assert_eq!(browsers.carriage(), "WebRTC with SRTP_AEAD_AES_256_GCM");
+        let bot = of("transport = \"webrtc\"\nsender_transport = \"udp\"");
+        assert_eq!(web(&bot), [false, true, true, true]);
+        assert!(bot.carriage().contains("gcm_rtpsize, WebRTC with"), "{}", bot.carriage());
+        assert_eq!(web(&of("transport = \"mixed\"")), [false, true, false, true]);
+        let camera =
+            of("sender_transport = \"webrtc\"\nvideo = { cameras = 2, bits_per_second = 9 }");
+        assert_eq!(web(&camera), [true, true, false, false]);
     }
 
     #[test]
@@ -458,7 +561,7 @@ mod tests {
             assert!(!scenario.about.is_empty(), "{}", scenario.name);
             read += 1;
         }
-        assert!(read >= 9, "{read} scenarios");
+        assert!(read >= 12, "{read} scenarios");
     }
 
     #[test]

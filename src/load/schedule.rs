@@ -53,6 +53,8 @@ pub struct Client {
     pub video: Option<u32>,
     /// Whether it declares that it takes video.
     pub takes_video: bool,
+    /// Whether it carries media as browsers do, and not over plain UDP.
+    pub over_webrtc: bool,
     /// When it joins: nanoseconds after the measured time has begun; `None`: before the warm-up.
     pub joins_at_ns: Option<u64>,
     /// When it leaves, to come back at once: nanoseconds after the measured time has begun,
@@ -128,11 +130,13 @@ impl Cast {
                 self.add_source(channel, first_source, Kind::Video, Pace::video(video))
             });
             let takes_video = channels.video.is_some();
+            let sends = audio.is_some() || video.is_some();
             self.clients.push(Client {
                 channel,
                 audio,
                 video,
                 takes_video,
+                over_webrtc: channels.is_over_webrtc(member, sends),
                 joins_at_ns: None,
                 leaves_at_ns: Vec::new(),
             });

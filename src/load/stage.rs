@@ -60,6 +60,9 @@ pub enum RunError {
         /// Why.
         source: io::Error,
     },
+    /// No certificate for browsers to show.
+    #[error("cannot make a certificate for DTLS: {0}")]
+    Certificate(String),
     /// Too few descriptors.
     #[error(
         "{clients} clients need as many open files, and the limit is {limit}; \

@@ -18,6 +18,7 @@ pub fn summary(result: &RunResult) -> String {
 fn write_all(out: &mut String, result: &RunResult) -> std::fmt::Result {
     let RunResult { scenario, overall, joins, cost, bound, find_max, verdict, .. } = result;
     writeln!(out, "{} ({} s)", scenario.name, scenario.duration_s)?;
+    writeln!(out, "  carried    over {}", scenario.carriage())?;
     write_joins(out, joins)?;
     let (sending, hearing) = (overall.sending, overall.hearing);
     writeln!(
@@ -247,6 +248,7 @@ mod tests {
         });
         let text = summary(&result);
         for part in [
+            "carried    over plain UDP with aead_aes256_gcm_rtpsize\n",
             "3 refused: 4004 no",
             "2500 ns of processor",
             "its share  p50 ≤ 20.0 µs, p99 ≤ 60.0 µs, p99.9 ?: receive stamp to send, 77 timed",

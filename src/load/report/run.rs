@@ -9,7 +9,7 @@ use super::{
 };
 use crate::load::{
     result::{About, ReceiveTime, RunResult},
-    scenario::Scenario,
+    scenario::{Scenario, Transport},
 };
 
 /// The page.
@@ -68,6 +68,13 @@ pub fn summary(scenario: &Scenario) -> String {
             let rate = unit::bits_per_second(video.bits_per_second as f64);
             part += &format!(", {} with video of {rate}", unit::count(video.cameras.into()));
         }
+        match (channels.transport, channels.sender_transport) {
+            (Transport::Udp, None) => {}
+            (all, None) => part += &format!(", {}", over(all)),
+            (all, Some(senders)) => {
+                part += &format!(", {}, those who send {}", over(all), over(senders));
+            }
+        }
         if let Some(at) = channels.join_at_s {
             part += &format!(", joining from second {at} over {} s", channels.join_over_s);
         }
@@ -77,7 +84,16 @@ pub fn summary(scenario: &Scenario) -> String {
         }
         parts.push(part);
     }
-    format!("{}. {} s measured; {}.", parts.join("; "), scenario.duration_s, scenario.mode)
+    let carriage = scenario.carriage();
+    format!("{}. {} s measured; {carriage}.", parts.join("; "), scenario.duration_s)
+}
+
+fn over(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Udp => "over plain UDP",
+        Transport::WebRtc => "over WebRTC",
+        Transport::Mixed => "over WebRTC every second one",
+    }
 }
 
 fn verdict(result: &RunResult) -> Markup {
