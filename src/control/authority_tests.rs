@@ -501,30 +501,6 @@ fn closing_a_channel_takes_its_grants_and_migrating_it_does_not() {
 }
 
 #[test]
-fn a_signed_token_resumes_what_an_earlier_process_had() {
-    let mut world = World::new();
-    world.wait(0);
-    let claims = Claims {
-        version: 1,
-        kind: Kind::Voice,
-        server: SERVER,
-        channel: ChannelId(50),
-        user: UserId(7),
-        session: SessionId("s7".into()),
-        expires: world.wall.unix_timestamp() + 60,
-        token: String::new(),
-        permissions: None,
-    };
-    let token = token::mint(&rules().token_key, &claims);
-    let shown = Resume { session: SessionId("s7".into()), token, ..resume(7) };
-    assert_eq!(world.resume(shown.clone()), ["0> decide 1: join 1 in 50 on 0"]);
-    // Not while he is here, or on his way.
-    assert!(world.resume(shown.clone())[0].contains("refuse 4006"));
-    let other = Resume { session: SessionId("other".into()), ..shown };
-    assert!(world.resume(other)[0].contains("refuse 4006"));
-}
-
-#[test]
 fn a_resume_needs_a_live_session_with_the_same_credentials() {
     let mut world = World::new();
     world.join(7, 50);

@@ -10,11 +10,10 @@ use crate::{
     sfu::{Shard, timer::Timer},
 };
 
-/// Pause before the answer to who has yet to select a protocol. A client that was moved, or meant to
-/// resume, asks through the socket that it had before, and discord.py has a thread that reads it: an
-/// answer from the same machine is there before the rest of the library listens, is thrown away,
-/// and the library does not ask again. Nobody notices so short a time when joining.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Pause before the answer to a client that meant to resume. It has its socket from before, and
+/// discord.py a thread that reads it: an answer from the same machine can be there before the rest
+/// of the library listens, and is thrown away; the library does not ask again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 impl Shard {
     pub(super) fn handle_discovery(
@@ -35,7 +34,7 @@ impl Shard {
         }
         let transport = self.transports[index.index()].as_mut();
         let bound = transport.as_ref().and_then(|transport| transport.path()).or(session.candidate);
-        let is_deferred = session.description.is_none();
+        let is_deferred = session.is_revived;
         if is_deferred {
             session.discovery_owed = Some((ssrc, path));
             self.timers.set(now + PAUSE, Timer::Discovery(session.admission.serial));

@@ -53,8 +53,11 @@ impl Shard {
             (Verdict::Join { admission, .. }, Some(AdmissionRequest::Resume(resume)))
                 if (admission.server, &admission.session) == (resume.server, &resume.session) =>
             {
-                let identify = Identify::instead_of(resume, admission.user);
-                self.join(now, id, &identify, *admission);
+                let (serial, user) = (admission.serial, admission.user);
+                self.join(now, id, &Identify::instead_of(resume, user), *admission);
+                if let Some(&index) = self.by_serial.get(&serial) {
+                    self.sessions[index.index()].is_revived = true;
+                }
             }
             (Verdict::Resume { serial, .. }, Some(AdmissionRequest::Resume(resume))) => {
                 self.resume(now, id, serial, &resume);

@@ -225,6 +225,8 @@ pub struct Session {
     pub candidate: Option<Path>,
     /// The one address under which the shard's table of sources has the session.
     pub bound: Option<SocketAddr>,
+    /// Its client meant to resume another one, which is lost.
+    pub is_revived: bool,
     /// Discovery that is answered after a pause.
     pub discovery_owed: Option<(Ssrc, Path)>,
     /// Discovery requests it may still make.
@@ -318,6 +320,7 @@ impl Session {
             repeat_description: false,
             candidate: None,
             bound: None,
+            is_revived: false,
             discovery_owed: None,
             discoveries: Budget::new(DISCOVERIES.0, DISCOVERIES.1),
             connected: false,

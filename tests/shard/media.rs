@@ -310,9 +310,6 @@ fn discovery_tells_the_address_it_came_from() {
         let from: SocketAddr = from.parse().unwrap();
         let request = rig.clients[a].discovery();
         rig.datagram(from, &request);
-        // A client's socket may be older than its question, and read before it listens.
-        assert!(rig.strays.is_empty());
-        rig.advance(Duration::from_millis(20));
         let (to, answer) = stray(&mut rig);
         assert_eq!(to, from);
         assert_eq!((answer.len(), &answer[..4]), (74, &[0, 2, 0, 70][..]));
@@ -322,23 +319,6 @@ fn discovery_tells_the_address_it_came_from() {
         assert_eq!(answer[72..], from.port().to_be_bytes());
     }
     assert_eq!(rig.shard.counters().answered, 2);
-    rig.advance(Duration::from_secs(1));
-    assert!(rig.strays.is_empty(), "once each");
-    // Who asks again later has listened before.
-    rig.say(a, Client::select_protocol);
-    rig.send(a, |client| client.discovery());
-    assert_eq!(stray(&mut rig).1.len(), 74);
-}
-
-#[test]
-fn who_leaves_before_the_answer_gets_none() {
-    let mut rig = Rig::new();
-    let a = rig.client(Grant::new(1, 10), Profile::default());
-    rig.identify(a);
-    rig.send(a, |client| client.discovery());
-    rig.hang_up(a, 1000);
-    rig.advance(Duration::from_secs(1));
-    assert!(rig.strays.is_empty());
 }
 
 #[test]

@@ -63,6 +63,14 @@ fn a_resume_that_control_answers_with_a_new_session_gets_ready_and_talks() {
     let verdict = Verdict::Join { shard: ShardId(0), admission: Box::new(admission) };
     rig.command(Command::Decide { connection, verdict });
     assert_eq!(rig.clients[b].take_ops(), [11], "he is announced as whoever joins");
+    // Discovery is answered a moment later: the client's socket is older than its question.
+    let answered = rig.shard.counters().answered;
+    rig.send(a, |client| client.discovery());
+    assert_eq!(rig.shard.counters().answered, answered);
+    rig.advance(Duration::from_millis(60));
+    assert_eq!(rig.shard.counters().answered, answered + 1);
+    rig.advance(Duration::from_millis(60));
+    assert_eq!(rig.shard.counters().answered, answered + 1);
     rig.connect_media(a);
     let ops = rig.clients[a].take_ops();
     assert!(ops.starts_with(&[8, 2, 11]) && ops.contains(&4), "{ops:?}");

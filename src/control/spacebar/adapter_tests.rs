@@ -9,6 +9,7 @@ use crate::{
     control::{
         authority::{Authority, Output, Rules},
         spacebar::{event::Happening, presence::Presence},
+        token::{self, Claims},
     },
     driver::queues::News,
     id::{ConnectionId, Serial, ServerId, ShardId},
@@ -521,4 +522,38 @@ fn nobody_resumes_what_was_lost_too_long_ago() {
     world.authority.handle_news(world.now, world.wall, ShardId(0), News::Restarted);
     world.drain();
     world.revive(7);
+}
+
+#[test]
+fn a_signed_token_resumes_without_asking_spacebar() {
+    let mut world = World::new();
+    world.wait(Duration::ZERO);
+    let claims = Claims {
+        version: 1,
+        kind: Kind::Voice,
+        server: GUILD,
+        channel: ChannelId(5),
+        user: UserId(7),
+        session: session(7),
+        expires: world.wall.unix_timestamp() + 60,
+        token: String::new(),
+        permissions: None,
+    };
+    let token = token::mint(&Secret::new(vec![7; 32]), &claims);
+    let mut resume = |shown: &str| {
+        let session = SessionId(shown.into());
+        let resume =
+            Resume { server: GUILD, channel: None, session, token: token.clone(), seq_ack: None };
+        let (connection, address) = (ConnectionId(1), IpAddr::from([192, 0, 2, 1]));
+        let request = AdmissionRequest::Resume(resume);
+        world.tell(Event::Admission { connection, address, request });
+        (world.commands.pop(), world.orders.pop())
+    };
+    let (decided, asked) = resume("s7");
+    assert!(matches!(decided, Some(Command::Decide { verdict: Verdict::Join { .. }, .. })));
+    assert!(asked.is_none());
+    // Not while he is here, or on his way.
+    assert!(is_refusal(resume("s7").0, 4006));
+    // Of another session it says nothing, and Spacebar is asked.
+    assert!(matches!(resume("other"), (None, Some(Order::Lookup { user: None, .. }))));
 }

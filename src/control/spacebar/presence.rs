@@ -133,8 +133,8 @@ impl Authority {
         })
     }
 
-    /// Whether the user has a voice session in this channel, or one on its way, and his client knows
-    /// of it.
+    /// Whether the user has a voice session in this channel, or one on its way, and his client
+    /// knows of it.
     pub(super) fn is_in(&self, user: UserId, channel: ChannelId) -> bool {
         let mut theirs = self.sessions.of_user(user).filter(|(_, live)| !live.is_reviving);
         theirs.any(|(_, live)| live.kind == Kind::Voice && live.channel == channel)
