@@ -122,6 +122,8 @@ fn expected(client: &str) -> (u8, Vec<ClientMessage>) {
     };
     let dave = ClientMessage::Identify(Identify { dave_max: 1, ..identify() });
     let no_dave = ClientMessage::Identify(identify());
+    let streams = vec![stream("100", 100)];
+    let camera = Identify { video: true, streams, dave_max: 1, ..identify() };
     let channel = Some(ChannelId(127_121_515_262_115_840));
     match client {
         "discord.py 2.7.1" => (
@@ -176,13 +178,7 @@ fn expected(client: &str) -> (u8, Vec<ClientMessage>) {
         "discord.py-self 2.2.0a" => (
             9,
             vec![
-                ClientMessage::Identify(Identify {
-                    channel,
-                    video: true,
-                    streams: vec![stream("100", 100)],
-                    dave_max: 1,
-                    ..identify()
-                }),
+                ClientMessage::Identify(Identify { channel, ..camera }),
                 no_video(1, vec![]),
                 ClientMessage::SessionUpdate {
                     codecs: Some(vec![codec(CodecName::Opus, 120, None)]),
@@ -250,11 +246,8 @@ fn expected(client: &str) -> (u8, Vec<ClientMessage>) {
                 ClientMessage::Identify(Identify {
                     server: ServerId(1_278_201_813_102_755_892),
                     channel: Some(ChannelId(1_278_201_813_102_755_893)),
-                    video: true,
-                    // It lists none.
-                    streams: vec![stream("100", 100)],
-                    dave_max: 1,
-                    ..identify()
+                    // It lists no stream.
+                    ..camera
                 }),
                 no_video(1, vec![]),
                 ClientMessage::SinkWants(SinkWants {
