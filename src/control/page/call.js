@@ -31,7 +31,7 @@ const SPEAKING = 1;
 const IS_FIREFOX = navigator.userAgent.includes("Firefox/");
 const FIREFOX_STAYS_AWAY =
   "Firefox sends no media to the machine it runs on. To try this page out there, open about:config, " +
-  "set media.peerconnection.ice.loopback to true, and join again.";
+  "set media.peerconnection.ice.loopback to true, and join with the microphone allowed.";
 
 /** Close code for credentials that the server does not know. */
 const UNKNOWN_GRANT = 4004;
