@@ -1,7 +1,7 @@
 //! A browser of foreign make beside a rig: its connectivity checks are written here from RFC 8489
 //! and 8445, its DTLS is `rtc-dtls`, its SRTP `webrtc-srtp`. It chooses its own SSRCs and numbers.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{collections::VecDeque, net::SocketAddr, time::Instant};
 
 use aws_lc_rs::hmac;
 use serde_json::{Value, json};
@@ -128,22 +128,34 @@ impl Rig {
 }
 
 impl Browser {
-    /// Selects webrtc, and reads what comes back.
-    pub fn select(rig: &mut Rig, who: usize, choices: Choices) -> Self {
+    /// One that has said nothing yet; `transactions` is where those of its checks begin.
+    pub fn new(
+        who: usize,
+        address: SocketAddr,
+        transactions: u64,
+        choices: Choices,
+        now: Instant,
+    ) -> Self {
         let rtc = Rtc { profiles: vec![choices.profile], ..Rtc::default() };
-        let dtls = rtc.start(rig.now);
-        let mut browser = Self {
+        Self {
             who,
-            address: rig.clients[who].address,
-            dtls,
+            address,
+            dtls: rtc.start(now),
             keys: None,
             ufrag: String::new(),
             pwd: String::new(),
             fingerprint: String::new(),
-            transactions: u64::from(rig.clients[who].user().0 as u32) << 32,
+            transactions,
             next: [(100, 1_000), (200, 2_000), (300, 3_000)],
             choices,
-        };
+        }
+    }
+
+    /// Selects webrtc, and reads what comes back.
+    pub fn select(rig: &mut Rig, who: usize, choices: Choices) -> Self {
+        let client = &rig.clients[who];
+        let transactions = u64::from(client.user().0 as u32) << 32;
+        let mut browser = Self::new(who, client.address, transactions, choices, rig.now);
         let frame = browser.select_protocol();
         rig.say(who, |_| frame);
         browser.read_answer(rig);
@@ -169,9 +181,14 @@ impl Browser {
         )
     }
 
-    /// Takes what it needs from op 4, as clients do: line by line, by prefix.
+    /// Takes what it needs from op 4.
     pub fn read_answer(&mut self, rig: &mut Rig) {
         let sdp = rig.clients[self.who].sdp.clone().expect("op 4 has an sdp");
+        self.read(&sdp);
+    }
+
+    /// Takes what it needs from an answer, as clients do: line by line, by prefix.
+    pub fn read(&mut self, sdp: &str) {
         let value = |prefix: &str| {
             let line = sdp.lines().find_map(|line| line.strip_prefix(prefix));
             line.unwrap_or_else(|| panic!("{prefix} in {sdp}")).to_owned()
@@ -238,10 +255,15 @@ impl Browser {
         let check = self.check_bytes(&pwd, nominate);
         rig.datagram(self.address, &check);
         let answers = self.take_strays(rig);
-        let [answer] = &answers[..] else { panic!("{} answers to a check", answers.len()) };
+        self.judge(&check, &answers);
+    }
+
+    /// The answer to a check must be one, and a good one.
+    pub fn judge(&self, check: &[u8], answers: &[Vec<u8>]) {
+        let [answer] = answers else { panic!("{} answers to a check", answers.len()) };
         assert_eq!(answer[..2], [1, 1], "a success");
         assert_eq!(answer[8..20], check[8..20], "of this transaction");
-        assert!(is_signed(answer, &pwd), "signed with the server's password");
+        assert!(is_signed(answer, &self.pwd), "signed with the server's password");
         assert_eq!(mapped_address(answer), Some(self.address));
     }
 
@@ -372,6 +394,11 @@ impl Browser {
         let mail: VecDeque<Vec<u8>> = std::mem::take(&mut rig.clients[self.who].mail);
         let keys = self.keys.as_mut().expect("a finished handshake");
         mail.iter().map(|datagram| keys.open(datagram)).collect()
+    }
+
+    /// Opens one datagram.
+    pub fn open(&mut self, datagram: &[u8]) -> Heard {
+        self.keys.as_mut().expect("a finished handshake").open(datagram)
     }
 
     /// The payloads of the media that has come.

@@ -14,8 +14,10 @@ use stentor::{
 };
 
 use crate::{
+    browser::OPUS,
     client::{Client, Grant, Outgoing, Rtp, discovery, message, rtp},
     network::Datagram,
+    surfing,
     world::World,
 };
 
@@ -93,7 +95,12 @@ impl World {
     }
 
     fn someone_with_key(&mut self) -> Option<usize> {
-        self.someone(|world, who| !world.attempts[who].client.agreed.is_empty())
+        self.someone(|world, who| surfing::has_keys(&world.attempts[who]))
+    }
+
+    /// As before, but of those who speak plain UDP.
+    fn someone_by_udp(&mut self) -> Option<usize> {
+        self.someone(|world, who| !world.is_browser(who) && surfing::has_keys(&world.attempts[who]))
     }
 
     // Coming and going.
@@ -116,12 +123,15 @@ impl World {
         if attempt.client.connection.is_some() {
             if !self.is_in(who) {
                 // It need not wait for Ready; what it says waits.
-                if self.dice.percent(10) {
+                if self.dice.percent(10) && !self.is_browser(who) {
                     self.say(who, Client::select_protocol);
                 }
                 return self.wait(1..60);
             }
-            if attempt.client.agreed.is_empty() || self.dice.percent(5) {
+            if !surfing::has_keys(attempt) || self.dice.percent(5) {
+                if self.is_browser(who) {
+                    return self.surf(who);
+                }
                 if self.dice.percent(90) {
                     let request = self.attempts[who].client.discovery();
                     self.send(who, request, None);
@@ -200,7 +210,10 @@ impl World {
             self.attempts[who].client.identify(),
         ];
         let chosen = self.dice.within(0..wrong.len());
-        self.say(who, |_| wrong[chosen].clone());
+        // A browser's SSRCs are what it says they are.
+        if chosen != 2 || !self.is_browser(who) {
+            self.say(who, |_| wrong[chosen].clone());
+        }
     }
 
     // Speaking.
@@ -221,9 +234,12 @@ impl World {
         };
         // What differs between clients must not differ for hearers.
         let [high, low] = self.attempts[who].transport_seq.to_be_bytes();
+        let browser = self.attempts[who].browser.as_deref();
+        let transport_cc = browser.map_or(5, surfing::transport_cc);
+        let payload_type = if browser.is_some() && stream == 0 { OPUS } else { payload_type };
         let elements = match stream {
             0 => [0x10, 0x55, 0, 0],
-            _ => [0x51, high, low, 0],
+            _ => [transport_cc << 4 | 1, high, low, 0],
         };
         let extension = self.dice.percent(30).then_some((0xBEDE, &elements[..]));
         self.attempts[who].transport_seq += u16::from(stream > 0 && extension.is_some());
@@ -245,7 +261,7 @@ impl World {
         if stream > 0 {
             let attempt = &mut self.attempts[who];
             // Under a new key old packets would be new ones.
-            let keys = attempt.client.agreed.len();
+            let keys = surfing::keys(attempt);
             if std::mem::replace(&mut attempt.filmed_under, keys) != keys {
                 attempt.filmed.clear();
             }
@@ -320,13 +336,19 @@ impl World {
     fn move_address(&mut self) {
         if let Some(who) = self.someone_with_key() {
             self.rebind(who);
+            // A browser is known by its address.
+            self.check(who);
         }
     }
 
     /// A second Select Protocol; some clients count from the beginning then, some from anywhere.
     fn select_again(&mut self) {
         let Some(who) = self.someone_in() else { return };
-        self.say(who, Client::select_protocol);
+        if self.is_browser(who) {
+            self.surf(who);
+        } else {
+            self.say(who, Client::select_protocol);
+        }
         if self.dice.percent(60) {
             let (seq, timestamp) = (self.dice.next() as u16, self.dice.next() as u32);
             for stream in &mut self.attempts[who].client.streams {
@@ -344,6 +366,7 @@ impl World {
         // Once for each key: two jumps may add up to a small one.
         let fresh = |world: &Self, who: usize| {
             let attempt = &world.attempts[who];
+            // Not a browser, whose key goes with its numbers.
             attempt.client.agreed.len() > attempt.restarted_under
         };
         if let Some(who) = self.someone(fresh) {
@@ -502,7 +525,7 @@ impl World {
 
     /// A member sends as if it were another.
     fn usurp(&mut self) {
-        let (Some(who), Some(victim)) = (self.someone_with_key(), self.someone_with_key()) else {
+        let (Some(who), Some(victim)) = (self.someone_by_udp(), self.someone_with_key()) else {
             return;
         };
         if who != victim {
@@ -514,7 +537,7 @@ impl World {
 
     /// A member sends what is authentic and makes no sense.
     fn send_nonsense(&mut self) {
-        let Some(who) = self.someone_with_key() else { return };
+        let Some(who) = self.someone_by_udp() else { return };
         let Outgoing { ssrc, seq, timestamp } = self.attempts[who].client.streams[0];
         let plain = Rtp { seq, timestamp, ..rtp(ssrc) };
         let Some(by) = self.attempts[who].stay else { return };

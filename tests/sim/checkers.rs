@@ -14,7 +14,10 @@ use stentor::{
     sfu::Policy,
 };
 
-use crate::client::{Agreed, Heard, Profile};
+use crate::{
+    browser::OPUS,
+    client::{Agreed, Heard, Profile},
+};
 
 /// Bytes before what tells a packet of video from all others: what tells its codec's keyframes.
 pub const VIDEO_HEAD: usize = 2;
@@ -41,6 +44,8 @@ pub struct Stay {
     pub ssrcs: Vec<Ssrc>,
     pub takes: Takes,
     pub sent_rtcp: bool,
+    /// It comes by browser: the SSRCs under which it sends, once it has selected.
+    pub own: Option<Vec<Ssrc>>,
     /// Video that had begun before it came and that it has not seen yet.
     pub missed: BTreeSet<Ssrc>,
 }
@@ -63,6 +68,7 @@ impl Takes {
     pub fn of(profile: &Profile) -> Self {
         let number = |codec: &serde_json::Value, key: &str| codec[key].as_u64().unwrap() as u8;
         match &profile.codecs {
+            Some(codecs) if codecs[1].is_null() => Takes::Nothing,
             Some(codecs) => Takes::Listed {
                 codec: "H264",
                 media: number(&codecs[1], "payload_type"),
@@ -124,11 +130,17 @@ struct Sent {
 /// A datagram as its sender sealed it.
 #[derive(Debug, Clone, Copy)]
 pub struct Sealed {
-    key: [u8; 32],
+    /// None of a browser's, whose nonces are its own affair.
+    key: Option<[u8; 32]>,
     /// Which of the sender's stays in one half of the nonces.
     half: usize,
     /// Where a changed byte is noticed: the removed secretbox modes do not authenticate the header.
     pub bound_from: usize,
+}
+
+impl Sealed {
+    /// As a browser does: all of a packet is bound.
+    pub const BY_BROWSER: Self = Self { key: None, half: 0, bound_from: 0 };
 }
 
 /// Why a shard sends something.
@@ -176,6 +188,10 @@ pub struct Checkers {
     pub begun: BTreeSet<Ssrc>,
     ears: HashMap<(Serial, Ssrc), Ear>,
     keys: HashMap<[u8; 32], KeyUse>,
+    /// What each browser has got under its present keys: by SSRC its newest number, counted on over
+    /// its laps, and all of them; of reports, their indices.
+    sealed_for: HashMap<(Serial, Ssrc), (i64, HashSet<i64>)>,
+    reports_for: HashSet<(Serial, u32)>,
     /// Copies of media in the present step, by hearer; of silence, too.
     pub copies: Vec<Serial>,
     pub silences: usize,
@@ -258,12 +274,13 @@ impl Checkers {
         usage.theirs.insert(nonce, half);
         let aead = [Mode::Aes256GcmRtpsize, Mode::XChaCha20Poly1305Rtpsize, Mode::Aes256Gcm];
         let bound_from = if aead.contains(&agreed.mode) { 0 } else { datagram.len() - 4 };
-        Sealed { key: agreed.key, half, bound_from }
+        Sealed { key: Some(agreed.key), half, bound_from }
     }
 
     /// A shard has opened something authentic.
     pub fn opened(&mut self, sealed: Sealed) {
-        let usage = self.keys.get_mut(&sealed.key).expect("a key in use");
+        let Some(key) = sealed.key else { return };
+        let usage = self.keys.get_mut(&key).expect("a key in use");
         usage.seen_at[sealed.half].get_or_insert(usage.ours.len());
     }
 
@@ -298,6 +315,43 @@ impl Checkers {
         }
     }
 
+    /// A browser has selected: what is sealed for it from now on has another key.
+    pub fn starts_again(&mut self, serial: Serial, own: Vec<Ssrc>) {
+        let stay = self.stays.get_mut(&serial).expect("a live session");
+        (stay.own, stay.connected) = (Some(own), false);
+        self.ears.retain(|(to, _), _| *to != serial);
+        self.sealed_for.retain(|(to, _), _| *to != serial);
+        self.reports_for.retain(|(to, _)| *to != serial);
+    }
+
+    /// As [`Self::emitted`], to a browser, whose nonces are made of the numbers.
+    pub fn emitted_to_browser(
+        &mut self,
+        cause: Cause,
+        to: Serial,
+        datagram: &[u8],
+        heard: &Heard,
+        tag_is_last: bool,
+    ) {
+        match heard {
+            Heard::Rtp { ssrc, seq, .. } => {
+                let first = (i64::from(*seq), HashSet::new());
+                let (newest, numbers) = self.sealed_for.entry((to, *ssrc)).or_insert(first);
+                let number = *newest + i64::from(seq.wrapping_sub(*newest as u16) as i16);
+                *newest = number.max(*newest);
+                assert!(numbers.insert(number), "we use a nonce twice: {seq} of {ssrc}");
+                self.media(cause, to, heard);
+            }
+            Heard::Rtcp(compound) => {
+                let end = datagram.len() - if tag_is_last { 10 } else { 0 };
+                let word = datagram[end - 4..end].try_into().expect("four bytes");
+                let word = u32::from_be_bytes(word);
+                assert!(word >> 31 == 1 && self.reports_for.insert((to, word)), "a nonce twice");
+                self.reported(to, compound);
+            }
+        }
+    }
+
     fn media(&mut self, cause: Cause, to: Serial, heard: &Heard) {
         let Heard::Rtp {
             ssrc,
@@ -321,7 +375,10 @@ impl Checkers {
         assert!(!hearer.policy.state.deaf, "media for the deaf");
         assert!(!padded && *csrcs == 0);
         let stream = ssrc.0 - sender.ssrcs[0].0;
-        if stream == 0 {
+        let browser = hearer.own.is_some();
+        if stream == 0 && browser {
+            assert_eq!(*payload_type, OPUS);
+        } else if stream == 0 {
             let elements = extension.as_ref().map(|(profile, elements)| (*profile, elements.len()));
             assert_eq!((*payload_type, elements), (120, Some((0xBEDE, 8))));
         } else {
@@ -331,7 +388,12 @@ impl Checkers {
             let expected = if stream == 1 { media } else { retransmission };
             assert_eq!(*payload_type, expected);
             let block = extension.as_ref().map_or(&[][..], |(_, block)| block);
-            assert!(matches!(block, [0x51, _, _, 0x32, ..]), "the hop's own extensions");
+            let fitting = match browser {
+                // Its own number for transport-wide numbers, Chromium's or Firefox's.
+                true => matches!(block, [0x31 | 0x71, _, _, 0x22 | 0x42, ..]),
+                false => matches!(block, [0x51, _, _, 0x32, ..]),
+            };
+            assert!(fitting, "the hop's own extensions: {block:02x?}");
         }
         if stream == 2 {
             assert!(matches!(hearer.takes, Takes::Listed { .. }), "it listed no such type");
@@ -408,7 +470,8 @@ impl Checkers {
 
     fn reported(&self, to: Serial, compound: &[u8]) {
         let hearer = &self.stays[&to];
-        let of_use = hearer.sent_rtcp || hearer.takes != Takes::Nothing;
+        let of_use = hearer.sent_rtcp || hearer.takes != Takes::Nothing || hearer.own.is_some();
+        let own = hearer.own.as_ref().unwrap_or(&hearer.ssrcs);
         assert!(of_use, "a report for who has no use for it");
         let all: Vec<_> = reports(compound).collect();
         for report in &all {
@@ -422,14 +485,12 @@ impl Checkers {
                     );
                 }
                 Report::ReceiverReport(report) => {
-                    let own = report.blocks.iter().all(|block| hearer.ssrcs.contains(&block.ssrc));
-                    assert!(own, "a report on somebody else's stream");
+                    let all = report.blocks.iter().all(|block| own.contains(&block.ssrc));
+                    assert!(all, "a report on somebody else's stream");
                 }
-                Report::Pli(pli) => assert!(hearer.ssrcs.contains(&pli.media)),
-                Report::Nack(nack) => assert!(hearer.ssrcs.contains(&nack.media)),
-                Report::TransportCc(feedback) => {
-                    assert!(hearer.ssrcs.contains(&feedback.media));
-                }
+                Report::Pli(pli) => assert!(own.contains(&pli.media)),
+                Report::Nack(nack) => assert!(own.contains(&nack.media)),
+                Report::TransportCc(feedback) => assert!(own.contains(&feedback.media)),
                 Report::Sdes(_) => {}
                 other => panic!("we send no {other:?}"),
             }

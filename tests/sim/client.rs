@@ -262,6 +262,8 @@ pub struct Client {
     pub misnumbered: usize,
     /// Set by Ready: its voice, then each layer and its retransmissions.
     pub streams: Vec<Outgoing>,
+    /// Of a browser: the SSRCs that it chose for these itself.
+    pub own: Option<[Ssrc; 3]>,
     /// Set by Session Description, newest last.
     pub agreed: Vec<Agreed>,
     /// Set by Session Description for a browser: the server's answer.
@@ -285,6 +287,7 @@ impl Client {
             last_seq: None,
             misnumbered: 0,
             streams: Vec::new(),
+            own: None,
             agreed: Vec::new(),
             sdp: None,
             roster: BTreeMap::new(),
@@ -299,6 +302,11 @@ impl Client {
     /// Its audio SSRC, once Ready has come.
     pub fn ssrc(&self) -> Ssrc {
         self.streams[0].ssrc
+    }
+
+    /// Under which SSRC it sends a stream.
+    pub fn sends_under(&self, stream: usize) -> Ssrc {
+        self.own.map_or(self.streams[stream].ssrc, |own| own[stream])
     }
 
     /// The address of its WebSocket.
@@ -368,24 +376,27 @@ impl Client {
         if self.profile.version().boolean_speaking() {
             message(5, json!({"speaking": flags != 0, "delay": 0}))
         } else {
-            message(5, json!({"speaking": flags, "delay": 0, "ssrc": self.ssrc()}))
+            message(5, json!({"speaking": flags, "delay": 0, "ssrc": self.sends_under(0)}))
         }
     }
 
     /// Camera on, with all layers active, or off.
     pub fn camera(&self, on: bool) -> Frame {
-        let layers: Vec<Value> = self.streams[1..]
-            .chunks(2)
+        let layers: Vec<Value> = (1..self.streams.len())
+            .step_by(2)
             .filter(|_| on)
-            .map(|pair| {
+            .map(|layer| {
+                let (ssrc, rtx_ssrc) = (self.sends_under(layer), self.sends_under(layer + 1));
                 json!({"type": "video", "rid": "100", "quality": 100, "active": true,
-                    "ssrc": pair[0].ssrc, "rtx_ssrc": pair[1].ssrc, "max_bitrate": 2_500})
+                    "ssrc": ssrc, "rtx_ssrc": rtx_ssrc, "max_bitrate": 2_500})
             })
             .collect();
-        let shown = self.streams.get(1).filter(|_| on).map_or(Ssrc(0), |stream| stream.ssrc);
+        let has_camera = on && self.streams.len() > 1;
+        let shown = if has_camera { self.sends_under(1) } else { Ssrc(0) };
+        let audio = self.sends_under(0);
         message(
             12,
-            json!({"audio_ssrc": self.ssrc(), "video_ssrc": shown, "rtx_ssrc": 0, "streams": layers}),
+            json!({"audio_ssrc": audio, "video_ssrc": shown, "rtx_ssrc": 0, "streams": layers}),
         )
     }
 

@@ -7,14 +7,15 @@ use stentor::id::{Serial, Ssrc};
 use crate::{
     checkers::{Takes, VIDEO_HEAD},
     client::{Outgoing, Rtp, codec, message, opus, rtp},
+    surfing,
     world::{Attempt, World},
 };
 
 impl World {
     pub fn film(&mut self) {
         let has_camera = |world: &Self, who: usize| {
-            let client = &world.attempts[who].client;
-            !client.agreed.is_empty() && client.streams.len() > 1
+            let attempt = &world.attempts[who];
+            surfing::has_keys(attempt) && attempt.client.streams.len() > 1
         };
         let Some(who) = self.someone(has_camera) else { return };
         let Some(serial) = self.attempts[who].stay else { return };
@@ -48,8 +49,9 @@ impl World {
 
     /// A packet of video is sent once more, as a retransmission or as it was; it may have arrived.
     pub fn send_again(&mut self, who: usize, media: u8, retransmission: u8) {
-        let Attempt { client, filmed, filmed_under, .. } = &self.attempts[who];
-        if filmed.is_empty() || *filmed_under != client.agreed.len() || self.restarts {
+        let attempt = &self.attempts[who];
+        let Attempt { filmed, filmed_under, .. } = attempt;
+        if filmed.is_empty() || *filmed_under != surfing::keys(attempt) || self.restarts {
             return;
         }
         let back = self.dice.within(1..filmed.len().min(20) + 1);
@@ -81,14 +83,19 @@ impl World {
     /// Those who listed codecs list others.
     pub fn list_codecs(&mut self) {
         let listed = |world: &Self, who: usize| {
-            let client = &world.attempts[who].client;
-            world.is_in(who) && !client.agreed.is_empty() && client.profile.codecs.is_some()
+            let attempt = &world.attempts[who];
+            let camera = attempt.client.streams.len() > 1;
+            let listed = attempt.client.profile.codecs.is_some();
+            world.is_in(who) && surfing::has_keys(attempt) && listed && camera
         };
         let Some(who) = self.someone(listed) else { return };
         let Some(serial) = self.attempts[who].stay else { return };
         let media = 96 + self.dice.within(0..15) as u8 * 2;
         let name = if self.dice.percent(30) { "VP8" } else { "H264" };
-        let codecs = json!([opus(), codec(name, 1000, media, Some(media + 1))]);
+        let codecs = match self.is_browser(who) {
+            true => surfing::codecs(Some((name, media))),
+            false => json!([opus(), codec(name, 1000, media, Some(media + 1))]),
+        };
         let takes = Takes::Listed { codec: name, media, retransmission: media + 1 };
         self.attempts[who].client.profile.codecs = Some(codecs.clone());
         self.checkers.stays.get_mut(&serial).expect("a live session").takes = takes;

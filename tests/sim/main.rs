@@ -37,6 +37,7 @@ mod network;
 #[path = "../shard/rig.rs"]
 mod rig;
 mod settling;
+mod surfing;
 mod world;
 
 /// Runs without `SIM_RUNS`: under a minute on two cores without optimisation.
@@ -93,7 +94,7 @@ fn check_reach(all: &Outcome) {
         DropReason::EgressFull,
         DropReason::SocketFull,
         DropReason::SendFailed,
-        // Browsers are elsewhere (`browsers`).
+        // Checks and handshakes are not tampered with here (`tests/shard`, `tests/dtls`).
         DropReason::BadStun,
         DropReason::UnknownUfrag,
         DropReason::BadIntegrity,

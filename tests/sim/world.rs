@@ -18,12 +18,14 @@ use stentor::{
 };
 
 use crate::{
+    browser::Browser,
     checkers::{Cause, Checkers, Sealed},
     client::{Client, Grant, Nonces, Profile},
     control::{Control, Granted},
     dice::Dice,
     network::{Conditions, Datagram, Network, UNDER_WAY_MAX},
     settling::{Outcome, op},
+    surfing,
 };
 
 const RESUME_WINDOW: Duration = Duration::from_secs(60);
@@ -57,6 +59,15 @@ pub struct Attempt {
     pub filmed_under: usize,
     /// Its transport-wide numbers.
     pub transport_seq: u16,
+    /// It comes by browser.
+    pub surfs: bool,
+    /// Set once it has selected.
+    pub browser: Option<Box<Browser>>,
+    /// How often it has.
+    pub handshakes: usize,
+    /// What has come for it that is no media.
+    pub post: Vec<Vec<u8>>,
+    pub next_check: Instant,
 }
 
 /// Somebody who comes and goes.
@@ -64,6 +75,8 @@ pub struct Person {
     pub grant: Grant,
     pub profile: Profile,
     pub ambushes: bool,
+    /// By browser.
+    pub surfs: bool,
     /// The newest attempt.
     pub attempt: Option<usize>,
 }
@@ -90,6 +103,8 @@ pub struct World {
     pub connections: HashMap<ConnectionId, usize>,
     pub owners: BTreeMap<SocketAddr, usize>,
     pub admitted: HashMap<Serial, usize>,
+    /// SSRCs that browsers chose, and under which the others know them.
+    pub named: BTreeMap<Ssrc, Ssrc>,
     /// Datagrams that have arrived, for whoever listens on the way.
     pub overheard: Vec<Datagram>,
     /// Whether sources may start again under their key; then nothing old comes twice.
@@ -149,6 +164,7 @@ impl World {
             connections: HashMap::new(),
             owners: BTreeMap::new(),
             admitted: HashMap::new(),
+            named: BTreeMap::new(),
             overheard: Vec::new(),
             restarts: flawless && dice.percent(50),
             next: 0,
@@ -191,8 +207,11 @@ impl World {
             }
             _ => profile,
         };
-        let ambushes = self.dice.percent(30);
-        self.persons.push(Person { grant, profile, ambushes, attempt: None });
+        let (ambushes, surfs) = (self.dice.percent(30), self.dice.percent(30));
+        let media = 96 + self.dice.within(0..7) as u8 * 2;
+        let codecs = surfing::codecs((layers > 0).then_some(("H264", media)));
+        let profile = if surfs { Profile { codecs: Some(codecs), ..profile } } else { profile };
+        self.persons.push(Person { grant, profile, ambushes, surfs, attempt: None });
     }
 
     // Time.
@@ -205,8 +224,9 @@ impl World {
             let deed = self.deeds.keys().next().map(|(at, _)| *at);
             let timers = self.shards.iter().map(|shard| shard.poll_timeout().map(|(at, _)| at));
             let shard = timers.enumerate().filter_map(|(n, at)| Some((at?, n))).min();
-            let heart = self.next_heartbeat();
-            let next = [wire, deed, shard.map(|(at, _)| at), heart.map(|(at, _)| at)];
+            let (heart, check) = (self.next_heartbeat(), self.next_check());
+            let beats = [heart, check].map(|it| it.map(|(at, _)| at));
+            let next = [wire, deed, shard.map(|(at, _)| at), beats[0], beats[1]];
             let Some(at) = next.into_iter().flatten().min().filter(|at| *at <= until) else {
                 break;
             };
@@ -218,6 +238,8 @@ impl World {
             } else if let Some((_, index)) = shard.filter(|(due, _)| *due == at) {
                 self.shards[index].handle_timeout(self.now, &mut self.egresses[index]);
                 self.settle(index, Cause::Other);
+            } else if let Some((_, who)) = check.filter(|(due, _)| *due == at) {
+                self.check(who);
             } else if let Some((_, who)) = heart {
                 self.attempts[who].next_heartbeat = self.now + HEARTBEAT_EVERY;
                 self.say(who, Client::heartbeat);
@@ -245,8 +267,9 @@ impl World {
 
     /// A new client of a person's, which has done nothing.
     pub fn attempt(&mut self, person: usize) -> usize {
-        let Person { grant, profile, ambushes, .. } = &self.persons[person];
-        let (client, ambushes) = (Client::new(grant.clone(), profile.clone()), *ambushes);
+        let Person { grant, profile, ambushes, surfs, .. } = &self.persons[person];
+        let (ambushes, surfs) = (*ambushes, *surfs);
+        let client = Client::new(grant.clone(), profile.clone());
         let who = self.attempts.len();
         self.attempts.push(Attempt {
             client,
@@ -261,6 +284,11 @@ impl World {
             filmed: Vec::new(),
             filmed_under: 0,
             transport_seq: 0,
+            surfs,
+            browser: None,
+            handshakes: 0,
+            post: Vec::new(),
+            next_check: self.now,
         });
         self.rebind(who);
         who
@@ -346,6 +374,13 @@ impl World {
 
     /// Seals a plain packet and sends it.
     pub fn send_sealed(&mut self, who: usize, plain: &[u8]) {
+        if self.is_browser(who) {
+            // Its keys go with its session.
+            if let Some(bytes) = self.seal_by_browser(who, plain) {
+                self.send(who, bytes, Some(Sealed::BY_BROWSER));
+            }
+            return;
+        }
         let attempt = &mut self.attempts[who];
         let agreed = attempt.client.agreed.last().expect("a key");
         if let Some(suffix) = self.checkers.ambush(agreed).filter(|_| attempt.ambushes) {
@@ -387,13 +422,17 @@ impl World {
         let clear = bytes.get(8..12).and_then(|ssrc| ssrc.first_chunk().copied());
         let (now, egress) = (self.now, &mut self.egresses[index]);
         self.shards[index].handle_datagram(now, Path::to(from), &mut bytes, egress);
+        while self.shards[index].has_handshakes() {
+            self.shards[index].handle_handshake(now, egress);
+        }
         let after = self.shards[index].counters().clone();
         let reason = account(&before, &after);
         if let Some(sealed) = sealed.filter(|_| reason.is_none_or(is_after_opening)) {
             self.checkers.opened(sealed);
         }
-        // The SSRC is clear even in a sealed packet.
+        // The SSRC is clear even in a sealed packet. A browser's is its own.
         let ssrc = clear.map(|ssrc| Ssrc(u32::from_be_bytes(ssrc)));
+        let ssrc = ssrc.map(|ssrc| self.named.get(&ssrc).copied().unwrap_or(ssrc));
         self.settle(index, Cause::Datagram);
         let copies = std::mem::take(&mut self.checkers.copies);
         let again = std::mem::take(&mut self.checkers.again);
