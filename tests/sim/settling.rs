@@ -163,7 +163,7 @@ impl World {
             }
             // Answers to discovery and pings go to whoever asks, and so do those to checks and
             // handshakes.
-            if bytes[0] < 64
+            if matches!(bytes[0], 1 | 20..64)
                 && let Some(who) = surfer
                 && self.attempts[who].browser.is_some()
             {
