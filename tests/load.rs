@@ -238,9 +238,12 @@ fn find_every_fault(transport: &str) {
     let hearing = &result["overall"]["hearing"];
     // Two seconds are a hundred numbers, ten of each fate, for two hearers in two channels.
     assert_eq!(hearing["expected"], 400, "{hearing}");
-    assert_eq!(hearing["lost"], (10 + 10) * 4, "dropped and garbled: {hearing}");
     assert_eq!(hearing["duplicated"], 10 * 4, "{hearing}");
-    assert_eq!(hearing["reordered"], 10 * 4, "{hearing}");
+    // A channel's last one may wait for one that is never sent: then both its hearers lose it.
+    let reordered = number(&hearing["reordered"]);
+    assert!([36, 38, 40].contains(&reordered), "{hearing}");
+    let lost = (10 + 10) * 4 + 40 - reordered;
+    assert_eq!(hearing["lost"], lost, "dropped and garbled: {hearing}");
     // These have no time of their own: they count by when they came, so the edges may differ.
     let undecryptable = number(&hearing["undecryptable"]);
     assert!((1..=60).contains(&undecryptable), "{hearing}");
