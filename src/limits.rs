@@ -164,9 +164,13 @@ pub const OUTBOX_BYTES_MAX: usize = 2 * REPLAY_BYTES_MAX;
 /// Longest HTTP upgrade request, bytes: browsers send about 1 KiB, with cookies a few.
 pub const REQUEST_BYTES_MAX: usize = 16 * 1_024;
 
-/// Files of the page that one connection may ask for: it has fewer than twenty, and a browser may
-/// ask once more whether each is still the same.
+/// Files of the page that one connection may ask for: it has fewer than twenty, and a browser loads
+/// them again with the page.
 pub const FILES_MAX: usize = 64;
+
+/// Time a visitor of the page has for asking for the next file; they follow each other within a
+/// round trip.
+pub const VISIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connections of one shard that have not opened their WebSocket yet. A join storm brings a
 /// thousand within seconds; each costs a TLS state of about 20 KiB and is gone within

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     id::{ConnectionId, ShardId},
-    limits::{CLOSE_TIMEOUT, IDENTIFY_TIMEOUT, WRITE_TIMEOUT},
+    limits::{CLOSE_TIMEOUT, IDENTIFY_TIMEOUT, VISIT_TIMEOUT, WRITE_TIMEOUT},
     ring::fd,
     sfu::Arrival,
     signalling::{BROKEN, CloseCode, Version},
@@ -128,9 +128,11 @@ impl Conversation {
         }
     }
 
-    /// Whoever only came for the page's files has broken no limit.
+    /// Whoever only came for the page's files has broken no limit, and has no longer for all of
+    /// them than others have for their handshake.
     async fn open(&mut self, accepted: Instant) -> Result<(), Option<Limit>> {
         let mut deadline = Timer::new(IDENTIFY_TIMEOUT);
+        let mut since = accepted;
         let mut visited = false;
         let over = |visited: bool, limit| if visited { None } else { Some(limit) };
         loop {
@@ -139,25 +141,32 @@ impl Conversation {
                     let version = Version::from_query(query.as_deref());
                     let (id, address) = (self.id, self.address);
                     self.line = self.core.connect(id);
-                    self.core
-                        .enter(|shard, _, _| shard.handle_open(accepted, id, version, address));
+                    self.core.enter(|shard, _, _| shard.handle_open(since, id, version, address));
                     return Ok(());
                 }
                 Ok(Some(Received::Visited)) => {
                     visited = true;
-                    self.flush().await?;
+                    since = Instant::now();
+                    let left = IDENTIFY_TIMEOUT.saturating_sub(accepted.elapsed());
+                    if left.is_zero() {
+                        return Err(None);
+                    }
+                    self.flush(left).await?;
+                    let left = IDENTIFY_TIMEOUT.saturating_sub(accepted.elapsed());
+                    deadline = Timer::new(VISIT_TIMEOUT.min(left));
                     self.rest().await;
                     continue;
                 }
                 Ok(_) => {}
                 Err(Fault::Finished) => return Err(None),
+                Err(Fault::Ended) => return Err(over(visited, Limit::HandshakeFailed)),
                 Err(_) => return Err(Some(Limit::HandshakeFailed)),
             }
             // There may always be something to read.
             if accepted.elapsed() > IDENTIFY_TIMEOUT {
                 return Err(over(visited, Limit::HandshakeTimeout));
             }
-            self.flush().await?;
+            self.flush(WRITE_TIMEOUT).await?;
             match self.wait(true, Some(&mut deadline)).await {
                 Wake::Fed(Ok(())) | Wake::Line => {}
                 Wake::Fed(Err(_)) => return Err(Some(Limit::HandshakeFailed)),
@@ -170,9 +179,9 @@ impl Conversation {
     }
 
     /// Writes what an opening connection has to say.
-    async fn flush(&mut self) -> Result<(), Option<Limit>> {
+    async fn flush(&mut self, timeout: Duration) -> Result<(), Option<Limit>> {
         self.wire.drain(&mut self.out);
-        self.write(WRITE_TIMEOUT).await.map_err(|_| Some(Limit::HandshakeFailed))
+        self.write(timeout).await.map_err(|_| Some(Limit::HandshakeFailed))
     }
 
     /// Converses until the end.
