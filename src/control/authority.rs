@@ -118,6 +118,8 @@ pub struct Authority {
     pub(super) sessions: Roster,
     pub(super) identifies: Throttle<(Holder, IpAddr)>,
     pub(super) failures: Throttle<IpAddr>,
+    /// Resumes of sessions that nobody knows.
+    pub(super) hopeless: Throttle<IpAddr>,
     pub(super) deadlines: BTreeSet<(Instant, Deadline)>,
     /// Streams whose viewers changed and are yet to be published.
     pub(super) audiences: BTreeSet<ChannelId>,
@@ -157,6 +159,7 @@ impl Authority {
             sessions: Roster::default(),
             identifies: Throttle::new(IDENTIFY_RATE, THROTTLE_KEYS_MAX),
             failures: Throttle::new(FAILURE_RATE, THROTTLE_KEYS_MAX),
+            hopeless: Throttle::new(FAILURE_RATE, THROTTLE_KEYS_MAX),
             deadlines: BTreeSet::new(),
             audiences: BTreeSet::new(),
             outputs: VecDeque::new(),

@@ -123,7 +123,7 @@ impl Authority {
     /// looked up: there is no end to them.
     fn may_be_lost(&mut self, now: Instant, address: &IpAddr) -> bool {
         self.lost_until.is_some_and(|until| now < until)
-            && !(self.rules.clients_have_addresses && self.failures.is_used_up(now, address))
+            && !(self.rules.clients_have_addresses && self.hopeless.is_used_up(now, address))
     }
 
     /// A backend's late answer.
@@ -142,11 +142,12 @@ impl Authority {
     fn settle(&mut self, now: Instant, backend: BackendName, waiting: Waiting, answer: Answer) {
         let Waiting { shard, connection, address, shown } = waiting;
         let verdict = match answer {
-            Answer::Yes(entitlement) => self.admit(now, &shown, backend, entitlement),
+            Answer::Yes(entitlement) => self.admit(now, &shown, address, backend, entitlement),
             Answer::No => {
                 // A Resume is told the same as ever, but counts: it was a guess, or is hopeless.
+                // Apart from failures, for after a restart honest clients' are hopeless too.
                 if shown.user.is_none() && self.rules.clients_have_addresses {
-                    self.failures.take(now, address);
+                    self.hopeless.take(now, address);
                 }
                 Err(shown.refusal())
             }
@@ -201,6 +202,7 @@ impl Authority {
         &mut self,
         now: Instant,
         shown: &Shown,
+        address: IpAddr,
         backend: BackendName,
         entitlement: Entitlement,
     ) -> Result<Verdict, Refusal> {
@@ -210,6 +212,9 @@ impl Authority {
         // Whoever is here again has nothing to bring back.
         if is_reviving && self.sessions.of(holder).next().is_some() {
             return Err(UNRESUMABLE);
+        }
+        if is_reviving && !self.identifies.take(now, (holder, address)) {
+            return Err(TOO_FAST);
         }
         let room = room(kind, holder.server, channel);
         let place = self.directory.get(room);

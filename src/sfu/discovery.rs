@@ -35,11 +35,13 @@ impl Shard {
         let transport = self.transports[index.index()].as_mut();
         let bound = transport.as_ref().and_then(|transport| transport.path()).or(session.candidate);
         let is_deferred = session.is_revived;
-        if is_deferred {
+        let is_plausible = session.is_plausible(path, bound);
+        // Somebody else who knows the SSRC does not take the answer away.
+        if is_deferred && (is_plausible || session.discovery_owed.is_none()) {
             session.discovery_owed = Some((ssrc, path));
             self.timers.set(now + PAUSE, Timer::Discovery(session.admission.serial));
         }
-        if session.is_plausible(path, bound) {
+        if is_plausible {
             session.candidate = Some(path);
             if transport.is_none_or(|transport| transport.discovered(path)) {
                 self.expect_from(now, index, path.remote);

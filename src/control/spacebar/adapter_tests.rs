@@ -492,6 +492,19 @@ fn who_does_not_take_up_his_new_session_is_told_to_identify() {
 }
 
 #[test]
+fn nobody_comes_back_again_and_again() {
+    let mut world = World::new();
+    world.wait(Duration::ZERO);
+    for _ in 0..10 {
+        let serial = world.revive(7);
+        world.leave(serial, DisconnectReason::ClientLeft);
+    }
+    let ticket = world.resume(7).expect("it is looked up");
+    let decided = world.found(ticket, Found::Voice(row(7, Some(5))));
+    assert!(is_refusal(decided, 4021));
+}
+
+#[test]
 fn a_resume_that_nobody_knows_is_refused_as_ever() {
     let mut world = World::new();
     world.wait(Duration::ZERO);
