@@ -143,7 +143,7 @@ fn every_setting_is_read_from_all_three_places() {
             "spacebar.rabbitmq_ca" => &[
                 ("spacebar.database", database),
                 ("spacebar.events", "rabbitmq-single"),
-                ("spacebar.rabbitmq", broker),
+                ("spacebar.rabbitmq", "amqps://user:password@host:5671/"),
             ],
             "spacebar.socket_path" => {
                 &[("spacebar.database", database), ("spacebar.events", "unix")]
@@ -392,6 +392,15 @@ fn backends_follow_from_what_is_given_unless_they_are_named() {
         (&[url, ("spacebar.events", "rabbitmq-single")], "spacebar.rabbitmq_file"),
         (&[("spacebar.database", "sqlite:x")], "not a PostgreSQL URL"),
         (&[("spacebar.database", "postgres://h/d?sslmode=no-verify")], "verify-full"),
+        (
+            &[
+                url,
+                ("spacebar.events", "rabbitmq-single"),
+                ("spacebar.rabbitmq", "amqp://user:password@host:5672/"),
+                ("spacebar.rabbitmq_ca", "/x"),
+            ],
+            "not encrypted",
+        ),
     ] {
         let error = flags_error(given);
         assert!(error.contains(complaint), "{given:?}: {error}");

@@ -3,6 +3,8 @@
 
 use std::{path::PathBuf, str::FromStr};
 
+use zeroize::Zeroizing;
+
 use super::{
     BackendName, ConfigError, Secret,
     check::{Given, Reader},
@@ -32,14 +34,26 @@ pub struct SpacebarDatabase {
 impl SpacebarDatabase {
     /// The URL in the words of our client, which knows fewer ways to be careful: a certificate is
     /// checked, name and all, wherever there is one.
-    pub(crate) fn understood_url(&self) -> String {
+    pub(crate) fn understood_url(&self) -> Zeroizing<String> {
         understood(&String::from_utf8_lossy(self.url.reveal()))
     }
 }
 
-fn understood(url: &str) -> String {
-    let careful = ["sslmode=verify-full", "sslmode=verify-ca"];
-    careful.iter().fold(url.to_owned(), |url, mode| url.replace(mode, "sslmode=require"))
+fn understood(url: &str) -> Zeroizing<String> {
+    let mut understood = Zeroizing::new(String::with_capacity(url.len()));
+    // A password may read like a parameter.
+    let (head, query) = url.split_at(url.rfind('?').unwrap_or(url.len()));
+    understood.push_str(head);
+    for parameter in query.split_inclusive(['?', '&']) {
+        let (value, end) = match parameter.strip_suffix('&') {
+            Some(value) => (value, "&"),
+            None => (parameter, ""),
+        };
+        let is_careful = matches!(value, "sslmode=verify-full" | "sslmode=verify-ca");
+        understood.push_str(if is_careful { "sslmode=require" } else { value });
+        understood.push_str(end);
+    }
+    understood
 }
 
 /// Where the message broker is.
@@ -172,12 +186,34 @@ fn rabbitmq(reader: &Reader<'_>, exchanges: Exchanges) -> Result<SpacebarEvents,
                 return reader.object(key, "not an AMQP URL", remedy);
             }
             let ca = reader.find("spacebar.rabbitmq_ca", parse::file)?.map(|given| given.value);
+            if ca.is_some() && text.starts_with("amqp://") {
+                let problem = "of no use with amqp://, which is not encrypted";
+                let remedy = "write amqps://, or leave it out";
+                return reader.object("spacebar.rabbitmq_ca", problem, remedy);
+            }
             let broker = SpacebarBroker { url: Secret::new(text), ca };
             Ok(SpacebarEvents::RabbitMq { broker, exchanges })
         }
         None => {
             let problem = "required with spacebar.events=rabbitmq-…";
             reader.object("spacebar.rabbitmq_file", problem, remedy)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_careful_mode_is_put_into_our_clients_words_and_a_password_is_left_alone() {
+        for (given, expected) in [
+            ("postgres://u:p@h/d?sslmode=verify-full", "postgres://u:p@h/d?sslmode=require"),
+            ("postgres://h/d?a=b&sslmode=verify-ca&c=d", "postgres://h/d?a=b&sslmode=require&c=d"),
+            ("postgres://u:sslmode=verify-ca@h/d", "postgres://u:sslmode=verify-ca@h/d"),
+            ("postgres://h/d?sslmode=disable", "postgres://h/d?sslmode=disable"),
+        ] {
+            assert_eq!(*understood(given), expected);
         }
     }
 }

@@ -197,8 +197,6 @@ const REGIONS: &str = "SELECT key, value::text FROM config WHERE key LIKE 'regio
 impl Database {
     /// Connects to nothing yet.
     pub(super) fn new(settings: &SpacebarDatabase) -> Result<Self, DatabaseError> {
-        let text = std::str::from_utf8(settings.url.reveal())
-            .map_err(|_| DatabaseError::Setup("the database URL is not text".to_owned()))?;
         // The parser's own words may quote the text it was given.
         let mut config = Config::from_str(&settings.understood_url())
             .map_err(|_| DatabaseError::Setup("not a PostgreSQL URL".to_owned()))?;
@@ -208,7 +206,8 @@ impl Database {
             .keepalives(true)
             .keepalives_idle(KEEPALIVE)
             .tcp_user_timeout(KEEPALIVE);
-        if !text.contains("sslmode=") {
+        // Its default, or asked for: whoever is on the way could answer that there is no TLS.
+        if config.get_ssl_mode() == SslMode::Prefer {
             config.ssl_mode(match is_local(&config) {
                 true => SslMode::Disable,
                 false => SslMode::Require,

@@ -194,14 +194,20 @@ pub(super) struct Notice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) user: UserId,
+    /// The guild, or the call, that is told.
+    pub(super) server: Option<ServerId>,
     pub(super) channel: Option<ChannelId>,
 }
 
 impl Claim {
-    /// Whether his rows agree.
+    fn of(row: &VoiceRow) -> Self {
+        Self { user: row.user, server: row.server(), channel: row.channel }
+    }
+
+    /// Whether his rows agree. Of other guilds nothing is said.
     pub(super) fn agrees_with(&self, rows: &[VoiceRow]) -> bool {
-        let mut theirs = rows.iter().filter(|row| row.user == self.user);
-        theirs.find_map(|row| row.channel) == self.channel
+        let is_it = |row: &&VoiceRow| row.user == self.user && row.server() == self.server;
+        rows.iter().filter(is_it).find_map(|row| row.channel) == self.channel
     }
 }
 
@@ -216,14 +222,15 @@ impl Notice {
     /// Everyone who sees the channel learns that this user has left it. Clients look for the guild
     /// that was left.
     pub(super) fn left(row: &VoiceRow, guild: Option<ServerId>, channel: ChannelId) -> Self {
-        let claim = Some(Claim { user: row.user, channel: None });
+        let server = Some(guild.unwrap_or(ServerId(channel.0)));
+        let claim = Some(Claim { user: row.user, server, channel: None });
         let data = row.public(guild, None);
         Self { claim, ..Self::of_place(guild, channel, "VOICE_STATE_UPDATE", data) }
     }
 
     /// Everyone who sees the channel learns what this user's state is.
     pub(super) fn is_now(row: &VoiceRow, guild: Option<ServerId>, channel: ChannelId) -> Self {
-        let claim = Some(Claim { user: row.user, channel: row.channel });
+        let claim = Some(Claim::of(row));
         let data = row.public(row.guild, row.channel);
         Self { claim, ..Self::of_place(guild, channel, "VOICE_STATE_UPDATE", data) }
     }
@@ -242,7 +249,7 @@ impl Notice {
             name: "VOICE_STATE_UPDATE",
             data: row.public(row.guild, row.channel),
             addressee: "user_id",
-            claim: Some(Claim { user: row.user, channel: row.channel }),
+            claim: Some(Claim::of(row)),
         };
         [Self::server(row, token, endpoint), state]
     }
@@ -257,7 +264,7 @@ impl Notice {
             data["channel_id"] = json!(row.channel);
         }
         let (id, name, addressee) = (row.user.0, "VOICE_SERVER_UPDATE", "user_id");
-        let claim = Some(Claim { user: row.user, channel: row.channel });
+        let claim = Some(Claim::of(row));
         Self { id, name, data, addressee, claim }
     }
 

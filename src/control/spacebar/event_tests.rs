@@ -171,6 +171,8 @@ fn a_notice_claims_what_its_rows_must_still_say() {
     let left = Notice::left(&nowhere, Some(ServerId(1)), ChannelId(5)).claim.unwrap();
     assert!(left.agrees_with(&[]) && left.agrees_with(&[nowhere.clone(), other.clone()]));
     assert!(!left.agrees_with(std::slice::from_ref(&here)));
+    let elsewhere = VoiceRow { guild: Some(ServerId(2)), channel: Some(ChannelId(6)), ..row() };
+    assert!(left.agrees_with(std::slice::from_ref(&elsewhere)), "of one guild, not of another");
     for notice in Notice::call(&here, &Token::new("t"), "h:443") {
         let claim = notice.claim.unwrap();
         assert!(claim.agrees_with(&[other.clone(), here.clone()]));
