@@ -32,7 +32,7 @@ impl Default for Arrivals {
 }
 
 impl Arrivals {
-    /// One has its Session Description.
+    /// One has joined: it can hear.
     pub fn joined(&mut self, ns: u64) {
         self.times.record(ns.max(1)).expect("the histogram grows as needed");
     }

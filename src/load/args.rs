@@ -58,11 +58,10 @@ pub struct LoadArgs {
     /// Encryption mode: aes, xchacha, or a mode's full name
     #[arg(long, value_name = "NAME")]
     mode: Option<String>,
-    /// How members carry media, of all channels: over plain UDP, as browsers do, or every second
-    /// one each
+    /// How members of all channels carry media [default: udp]
     #[arg(long, value_name = "NAME")]
     transport: Option<Transport>,
-    /// How those of them do who speak or have a camera, where it is another way
+    /// The same for members who speak or have a camera [default: as --transport]
     #[arg(long, value_name = "NAME")]
     sender_transport: Option<Transport>,
     /// SRTP profile that browsers offer: aead-128, aead-256, aes-cm, or a profile's full name
@@ -209,6 +208,16 @@ impl LoadArgs {
         });
         set(&mut scenario.srtp_profile, profile);
         let scenario = scenario.checked()?;
+        let has = |webrtc| scenario.channels.iter().any(|it| it.has_members_over(webrtc));
+        for (flag, given, has, other) in [
+            ("--srtp-profile", self.srtp_profile.is_some(), has(true), "webrtc"),
+            ("--mode", self.mode.is_some(), has(false), "udp"),
+        ] {
+            if given && !has {
+                let problem = format!("nobody is measured with it; add --transport {other}");
+                return Err(ArgsError::Flag { flag, problem });
+            }
+        }
         if let Some(slice) = self.bound
             && (slice == 0 || !scenario.duration_s.is_multiple_of(2 * slice))
         {
@@ -423,10 +432,16 @@ mod tests {
             ("aes-cm", "SRTP_AES128_CM_HMAC_SHA1_80"),
             ("SRTP_AEAD_AES_128_GCM", "SRTP_AEAD_AES_128_GCM"),
         ] {
-            let scenario = load(&["--srtp-profile", short]).scenario().unwrap();
-            assert_eq!(scenario.srtp_profile().name(), name);
+            let scenario = load(&["--transport", "mixed", "--srtp-profile", short]).scenario();
+            assert_eq!(scenario.unwrap().srtp_profile().name(), name);
         }
-        assert!(load(&["--srtp-profile", "none"]).scenario().is_err());
+        assert!(load(&["--transport", "mixed", "--srtp-profile", "none"]).scenario().is_err());
+        for without in
+            [&["--srtp-profile", "aes-cm"][..], &["--transport", "webrtc", "--mode", "aes"]]
+        {
+            let error = load(without).scenario().unwrap_err().to_string();
+            assert!(error.contains("nobody is measured with it"), "{error}");
+        }
     }
 
     #[test]

@@ -24,8 +24,8 @@ const CONSENT_SPREAD_MS: u64 = 2_000;
 /// Time without an answer after which the path counts as dead (RFC 7675 §5.1).
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Checks whose answers are still good: those of [`SILENCE_MAX`].
-const OUTSTANDING_MAX: usize = 8;
+/// Checks whose answers are still good: as many as are sent in [`SILENCE_MAX`] without an answer.
+const OUTSTANDING_MAX: usize = 120;
 
 /// Priority of a host candidate of UDP, as Chromium gives it.
 const PRIORITY: u32 = 0x6E7F_1EFF;

@@ -151,6 +151,10 @@ impl Handshake {
     /// # Errors
     /// There will be no connection.
     pub fn handle(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DtlsFault> {
+        // What is longer cannot have come in one piece, and might not fit what we read into.
+        if datagram.len() > DATAGRAM_BYTES_MAX {
+            return Ok(());
+        }
         let result =
             self.library.handle_timeout(now).and_then(|()| self.library.handle_packet(datagram));
         self.settle(result)
@@ -208,7 +212,8 @@ impl Handshake {
                     self.timeout = Some(at);
                     break;
                 }
-                _ => {}
+                Output::ApplicationData(_) => {}
+                other => return Err(DtlsFault::Library(format!("{other:?}"))),
             }
         }
         if connected {

@@ -162,7 +162,9 @@ async fn play(part: Arc<Part>, acts: watch::Receiver<Act>, news: Sender<(u32, Ne
         };
         tasks.spawn(life.live(starts_ns));
     }
-    while tasks.join_next().await.is_some() {}
+    while let Some(ended) = tasks.join_next().await {
+        ended.expect("a client's task neither panics nor is cancelled");
+    }
 }
 
 /// One client from its first connection to its last.
@@ -297,8 +299,10 @@ impl Life {
             return;
         }
         let mut leaves = of.leaves_at_ns.iter().copied();
+        // A generator that is behind does not make the server look faster.
+        let mut due = Instant::from(part.clock.instant(starts_ns));
         loop {
-            match self.stay(leaves.next()).await {
+            match self.stay(due, leaves.next()).await {
                 End::Left => {}
                 End::Over => return,
                 End::Ending(_) if self.is_over() => return,
@@ -307,21 +311,28 @@ impl Life {
                     return;
                 }
             }
+            due = Instant::now();
         }
     }
 
-    /// One connection, until its time to leave, if it has one, comes after the measured time's
-    /// beginning.
-    async fn stay(&mut self, leaves_at_ns: Option<u64>) -> End {
+    /// One connection, which is due to begin at `due`, until its time to leave, if it has one,
+    /// comes after the measured time's beginning.
+    async fn stay(&mut self, due: Instant, leaves_at_ns: Option<u64>) -> End {
         let mut joined = None;
-        let entered = timeout(JOIN_TIMEOUT, self.enter(&mut joined)).await;
-        let entered =
-            entered.unwrap_or_else(|_| Err(Ending::of(format!("no way in for {JOIN_TIMEOUT:?}"))));
+        let mut acts = self.acts.clone();
+        let entered = tokio::select! {
+            entered = timeout(JOIN_TIMEOUT, self.enter(due, &mut joined)) => entered
+                .unwrap_or_else(|_| Err(Ending::of(format!("no way in for {JOIN_TIMEOUT:?}")))),
+            // Whoever is still at it then has not joined, however long he might have had.
+            _ = acts.wait_for(|act| *act == Act::End) => {
+                Err(Ending::of("no way in before the run was over"))
+            }
+        };
         let (line, client, path) = match entered {
             Ok(entered) => entered,
             Err(ending) => {
                 self.order(Order::Leave { client: self.client });
-                if joined.is_some() || self.is_over() {
+                if joined.is_some() {
                     return End::Ending(ending);
                 }
                 self.tell(News::Refused(ending));
@@ -335,9 +346,9 @@ impl Life {
     /// From the connection to where the server has taken note of us.
     async fn enter(
         &self,
+        due: Instant,
         joined: &mut Option<Duration>,
     ) -> Result<(Line, Client, Option<Path>), Ending> {
-        let begun = Instant::now();
         let mut line = Line::connect(&self.part, self.client).await?;
         let of = &self.part.cast.clients[self.client as usize];
         let profile =
@@ -377,7 +388,7 @@ impl Life {
                     }
                     Step::Agreed(agreed) => {
                         self.order(Order::Hear { client: self.client, agreed });
-                        let took = begun.elapsed();
+                        let took = due.elapsed();
                         if joined.replace(took).is_none() {
                             self.tell(News::Joined(took));
                         }

@@ -491,10 +491,14 @@ impl Player {
             }
             let voice = voices[client as usize].as_mut();
             let from_bound = *bound == Some(received.path.remote);
-            match (demux::classify(received.bytes), &posts[client as usize]) {
-                (demux::Kind::Stun | demux::Kind::Dtls, Some(post)) => {
-                    // One that does not keep up loses it, as from a socket that is full.
-                    let _ = post.try_send(received.bytes.to_vec());
+            let is_browser = part.cast.clients[client as usize].over_webrtc;
+            match (demux::classify(received.bytes), is_browser) {
+                (demux::Kind::Stun | demux::Kind::Dtls, true) => {
+                    // One that does not keep up loses it, as from a socket that is full; so does
+                    // one that has just left.
+                    if let Some(post) = &posts[client as usize] {
+                        let _ = post.try_send(received.bytes.to_vec());
+                    }
                     return;
                 }
                 (demux::Kind::Rtcp, _) => return,

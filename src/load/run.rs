@@ -37,7 +37,7 @@ use super::{
     stage::{END_TIMEOUT, RunError, Stage, system},
     tally::{Seconds, Target, Window},
 };
-use crate::grant::Ticket;
+use crate::{driver::server::reserve_descriptors, grant::Ticket};
 
 /// How often the run looks at what the threads tell.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -98,6 +98,8 @@ fn prepare(scenario: &Scenario, stage: &Stage) -> Result<Prepared, RunError> {
         limit,
         wanted: clients + 100,
     })?;
+    // A media thread that stands still while others join would be late.
+    reserve_descriptors();
     let tickets = stage.grants.tickets(&cast, run)?;
     let authority = stage.endpoint.as_ref().unwrap_or(&tickets[0].endpoint);
     let endpoint = Endpoint::find(authority, &stage.trust)?;

@@ -102,7 +102,7 @@ pub enum Transport {
     Udp,
     /// ICE, DTLS and SRTP, as browsers do.
     WebRtc,
-    /// Every second member the one, the others the other.
+    /// Members take turns: the first plain UDP, the second WebRTC, and so on.
     Mixed,
 }
 
@@ -344,7 +344,8 @@ impl Channels {
         self.speakers.max(self.video.as_ref().map_or(0, |video| video.cameras))
     }
 
-    fn has_members_over(&self, webrtc: bool) -> bool {
+    /// Whether any member carries media as browsers do, or does not.
+    pub(super) fn has_members_over(&self, webrtc: bool) -> bool {
         let senders = self.senders();
         (0..self.members()).any(|it| self.is_over_webrtc(it, it < senders) == webrtc)
     }

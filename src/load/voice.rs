@@ -14,7 +14,11 @@ use super::{
 use crate::{
     crypto::{Cipher, Mode, SecretKey, Srtp},
     id::Ssrc,
-    rtp::{Header, Packet, extension::ElementWriter, packet::HEADER_BYTES},
+    rtp::{
+        Header, Packet,
+        extension::ElementWriter,
+        packet::{HEADER_BYTES, set_seq},
+    },
 };
 
 /// Bytes of the header extension of what browsers send: level, transport-wide number, mid.
@@ -87,8 +91,9 @@ struct Browser {
     srtp: Srtp,
     /// The next transport-wide number.
     transport_cc: u16,
-    /// The lap in which each of its own streams began: microphone, camera.
-    began: [Option<u32>; 2],
+    /// Packets sealed of each of its own streams, microphone and camera: their numbers. What went
+    /// to the bare loop is none of the server's, and would be a hole to it.
+    sealed: [u32; 2],
     heard: Laps,
 }
 
@@ -126,7 +131,7 @@ impl Voice {
             Keys::WebRtc(srtp) => Seal::WebRtc(Box::new(Browser {
                 srtp,
                 transport_cc: 0,
-                began: [None; 2],
+                sealed: [0; 2],
                 heard: Laps::default(),
             })),
         };
@@ -196,9 +201,11 @@ impl Voice {
                 cipher.seal(slot, plain, nonce.to_be_bytes())
             }
             Seal::WebRtc(browser) => {
-                let laps = packet.mark.number >> 16;
-                let began = browser.began[packet.mark.kind as usize].get_or_insert(laps);
-                browser.srtp.seal(slot, plain, laps - *began)
+                let count = &mut browser.sealed[packet.mark.kind as usize];
+                set_seq(slot, *count as u16);
+                let laps = *count >> 16;
+                *count += 1;
+                browser.srtp.seal(slot, plain, laps)
             }
         };
         assert_eq!(sealed, Some(slot.len()), "the slot has room for the seal");
@@ -267,7 +274,9 @@ mod tests {
         for profile in Profile::PREFERRED {
             let server = srtp(profile, Role::Server);
             let mut voice = Voice::new(agreed(Keys::WebRtc(srtp(profile, Role::Client))));
-            for (number, laps) in [(2 * 65_536 - 1, 0), (2 * 65_536, 1)] {
+            let Seal::WebRtc(browser) = &mut voice.seal else { unreachable!("it was given SRTP") };
+            browser.sealed = [u32::from(u16::MAX); 2];
+            for (number, laps) in [(7, 0), (9, 1)] {
                 for (kind, payload_type, ids) in
                     [(Kind::Audio, 111, &[1, 3, 4][..]), (Kind::Video, 103, &[3, 4])]
                 {
