@@ -184,7 +184,9 @@ fn dtls_that_is_cut_off_is_counted_and_breaks_nothing() {
     while !browser.is_connected() {
         let flight: Vec<_> = std::iter::from_fn(|| browser.dtls.poll_output()).collect();
         for datagram in &flight {
-            for len in (1..datagram.len()).step_by(7) {
+            // Cut between two records it is whole as far as it goes; signatures differ in length.
+            let ends = record_ends(datagram);
+            for len in (1..datagram.len()).step_by(7).filter(|len| !ends.contains(len)) {
                 let reason = browser.dropped(&mut rig, &datagram[..len]);
                 // Below a record's header it is no DTLS, and a client's keepalive may look so.
                 let expected = if len < 13 { DropReason::Keepalive } else { DropReason::Malformed };
@@ -201,6 +203,18 @@ fn dtls_that_is_cut_off_is_counted_and_breaks_nothing() {
     }
     assert!(count > 50, "{count}");
     call.goes_on(&mut rig);
+}
+
+/// Where each of a datagram's records ends.
+fn record_ends(datagram: &[u8]) -> Vec<usize> {
+    let mut ends = vec![];
+    while let Some(length) =
+        datagram.get(ends.last().unwrap_or(&0) + 11..).filter(|it| it.len() > 1)
+    {
+        let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+        ends.push(ends.last().unwrap_or(&0) + 13 + length);
+    }
+    ends
 }
 
 #[test]
