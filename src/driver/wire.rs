@@ -262,7 +262,8 @@ impl Wire {
             return Err(Fault::Request);
         };
         let query = request.uri().query().map(str::to_owned);
-        let mut pipe = Pipe::default();
+        // Files that were asked for before, with the upgrade right behind, go first.
+        let mut pipe = Pipe { outgoing: std::mem::take(answer), ..Pipe::default() };
         if write_response(&mut pipe.outgoing, &response).is_err() {
             return Err(Fault::Request);
         }

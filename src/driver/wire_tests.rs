@@ -137,6 +137,20 @@ fn what_follows_a_request_with_a_body_or_a_farewell_is_not_taken_for_a_request()
 }
 
 #[test]
+fn an_upgrade_right_behind_a_visit_leaves_the_visit_its_answer() {
+    let page = Some(Arc::new(LinkPage::new("localhost:8443")));
+    let mut wire = Wire::new(Terms { tls: None, plaintext: true, page });
+    wire.feed(&[b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", REQUEST].concat()).unwrap();
+    assert!(matches!(wire.receive(), Ok(Some(Received::Visited))));
+    assert!(matches!(wire.receive(), Ok(Some(Received::Opened(_)))));
+    let mut out = Vec::new();
+    wire.drain(&mut out);
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+    assert!(text.contains("HTTP/1.1 101"), "{text}");
+}
+
+#[test]
 fn a_websocket_that_cannot_be_opened_is_no_visit() {
     let page = Some(Arc::new(LinkPage::new("localhost:8443")));
     let mut wire = Wire::new(Terms { tls: None, plaintext: true, page });

@@ -117,6 +117,7 @@ seed("ws_wire", "heartbeat-and-goodbye",
 seed("ws_wire", "in-fragments",
      b"\x00" + UPGRADE + frame(0x01, HEARTBEAT[:5]) + frame(0x89, b"ping") + frame(0x80, HEARTBEAT[5:]))
 seed("ws_wire", "binary", b"\x1f" + UPGRADE + frame(0x82, b"\x1akey package"))
+seed("ws_wire", "visit-and-upgrade", b"\x07GET / HTTP/1.1\r\nHost: voice.test\r\n\r\n" + UPGRADE)
 seed("ws_wire", "no-upgrade", b"\x03GET / HTTP/1.1\r\nHost: voice.test\r\n\r\n")
 seed("ws_wire", "page", b"\x07GET / HTTP/1.1\r\nHost: voice.test\r\n\r\n"
      b"GET /page/link.js HTTP/1.1\r\nHost: voice.test\r\n\r\n")
