@@ -11,7 +11,6 @@ use dimpl::{
         SignatureAlgorithm, SigningKey, aws_lc_rs,
     },
 };
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -20,7 +19,7 @@ use crate::{
         DATAGRAM_BYTES_MAX, DTLS_DATAGRAM_BYTES_MAX, DTLS_HANDSHAKE_TIMEOUT,
         DTLS_HELD_DATAGRAMS_MAX, DTLS_RETRANSMIT_AFTER, DTLS_RETRANSMITS_MAX,
     },
-    webrtc::{Fingerprint, fingerprint::Algorithm},
+    webrtc::{Fingerprint, fingerprint::Algorithm, identity::self_signed},
 };
 
 /// The largest thing the library writes out: the server's certificate, which was in the datagrams
@@ -68,13 +67,7 @@ impl Setup {
     /// # Errors
     /// In words: neither happens on a machine that can run the rest.
     pub fn new(profile: Profile) -> Result<Self, String> {
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
-            .map_err(|error| error.to_string())?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, "stentor load");
-        let certificate = params.self_signed(&key).map_err(|error| error.to_string())?;
-        let certificate = certificate.der().to_vec();
+        let (certificate, key) = self_signed("stentor load").map_err(|error| error.to_string())?;
         let only = Only::of(profile);
         let library = aws_lc_rs::default_provider();
         let provider = CryptoProvider { key_provider: only, hash_provider: only, ..library };

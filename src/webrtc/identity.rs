@@ -63,11 +63,7 @@ impl Identity {
     /// never freed. It is then in one place, where the library's other way would leave a copy of it
     /// in freed memory for each session.
     pub fn generate() -> Result<Self, IdentityError> {
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, COMMON_NAME);
-        let certificate = params.self_signed(&key)?.der().to_vec();
+        let (certificate, key) = self_signed(COMMON_NAME)?;
         let key_provider: &'static Key = Box::leak(Box::new(Key(Arc::new(AssertUnwindSafe(key)))));
         let provider = CryptoProvider { key_provider, ..aws_lc_rs::default_provider() };
         Self::new(certificate, provider, None)
@@ -125,6 +121,18 @@ impl Identity {
     pub(super) fn for_library(&self) -> DtlsCertificate {
         DtlsCertificate { certificate: self.0.certificate.clone(), private_key: Vec::new() }
     }
+}
+
+/// A new ECDSA P-256 key and a certificate for it, DER, that names nobody but `common_name`.
+///
+/// # Errors
+/// There is no randomness.
+pub fn self_signed(common_name: &str) -> Result<(Vec<u8>, KeyPair), rcgen::Error> {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    Ok((params.self_signed(&key)?.der().to_vec(), key))
 }
 
 impl fmt::Debug for Identity {
