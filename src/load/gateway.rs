@@ -72,7 +72,7 @@ pub enum Act {
 /// What has become of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// Media may flow, so long after its connection began.
+    /// Media may flow, so long after its connection was due to begin.
     Joined(Duration),
     /// It hears and, if it has a source, speaks.
     Ready,

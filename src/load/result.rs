@@ -211,7 +211,7 @@ pub struct Joins {
     pub attempted: u64,
     /// Those whose media could flow.
     pub succeeded: u64,
-    /// From the start of the TCP connection to where media may flow: Session Description, discovery
+    /// From when the TCP connection was due to where media may flow: Session Description, discovery
     /// included; of a browser the end of its DTLS handshake.
     pub time: Latency,
     /// Why the others did not, most frequent first.

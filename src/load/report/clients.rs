@@ -35,7 +35,7 @@ pub fn joins(result: &RunResult) -> Option<Figure> {
         );
     }
     let mut table = Table::new(
-        "From the TCP connection to where media may flow",
+        "From when the connection was due to where media may flow",
         &["joins", "least", "p50", "p90", "p99", "most"],
     );
     let ns = |ns| if time.count == 0 { unit::NONE.into() } else { unit::nanoseconds(ns) };
