@@ -183,7 +183,7 @@ impl FakeShard {
                 Ok(ToShard::Inspect { rooms, reply }) => {
                     let _ = reply.try_send(self.report(rooms));
                 }
-                Ok(ToShard::Arrival(_) | ToShard::Tick) => panic!("not from control"),
+                Ok(ToShard::Arrival(_)) => panic!("not from control"),
                 Ok(ToShard::Stop) | Err(_) => return,
             }
         }

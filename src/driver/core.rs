@@ -5,22 +5,19 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap, VecDeque},
-    fs::File,
-    io::{self, Write},
     ops::ControlFlow,
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
-    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use async_channel::{Sender, TrySendError};
 
 use super::{
-    clock::Clock,
     line::{Departure, Line},
     queues::{CONTROL_BACKLOG_MAX, News, Rooms, ShardReport, ToControl, ToShard},
+    tasks::Tasks,
 };
 use crate::{
     egress::Egress,
@@ -30,7 +27,7 @@ use crate::{
         SHARD_SESSIONS_MAX,
     },
     metrics::{Counters, DropReason, Latency},
-    ring::{Received, Ring},
+    ring::{Received, Ring, Watch},
     sfu::{Arrival, Command, DisconnectReason, Event, Output, Shard, ShardConfig, Verdict},
     signalling::{BROKEN, CloseCode},
 };
@@ -43,6 +40,13 @@ pub const MEDIA_LATENCY: Duration = Duration::from_micros(500);
 
 /// A pause in other work in which the executor has looked for what else has come.
 const WORK_PAUSE: Duration = Duration::from_millis(2);
+
+/// How close together two ticks may be. The shard's deadlines are tens of milliseconds long at the
+/// least; a deadline that stays due must not keep a core busy.
+const TICK_PAUSE: Duration = Duration::from_millis(5);
+
+/// How soon control's full queue is tried again.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(100);
 
 /// What cut or refused a connection, or dropped a report, for `limited` in the report.
 #[derive(Debug, Clone, Copy)]
@@ -99,9 +103,12 @@ pub struct Core {
     loop_time: RefCell<Latency>,
     forwarding: RefCell<Latency>,
     port: u16,
-    clock: Arc<Clock>,
-    /// Whether there are messages that connections have not been able to write yet.
-    unsaid: Cell<bool>,
+    tasks: Rc<Tasks>,
+    /// Whether a connection's task was woken: it has something to write, or is to leave.
+    stirred: Rc<Cell<bool>>,
+    /// The shard's next deadline, as of its last output.
+    due: Cell<Option<Instant>>,
+    ticked_at: Cell<Instant>,
 }
 
 impl Core {
@@ -110,7 +117,7 @@ impl Core {
         config: ShardConfig,
         ring: Ring,
         port: u16,
-        clock: Arc<Clock>,
+        tasks: Rc<Tasks>,
         to_control: Sender<ToControl>,
         shards: Vec<Sender<ToShard>>,
         restarts: u64,
@@ -138,8 +145,10 @@ impl Core {
             loop_time: RefCell::default(),
             forwarding: RefCell::default(),
             port,
-            clock,
-            unsaid: Cell::new(false),
+            tasks,
+            stirred: Rc::default(),
+            due: Cell::new(None),
+            ticked_at: Cell::new(Instant::now()),
         };
         if restarts > 0 {
             core.tell_control(News::Restarted);
@@ -161,7 +170,7 @@ impl Core {
 
     /// Gives a connection its line.
     pub fn connect(&self, id: ConnectionId) -> Rc<Line> {
-        let line = Rc::new(Line::default());
+        let line = Rc::new(Line::new(self.stirred.clone()));
         self.lines.borrow_mut().insert(id, line.clone());
         line
     }
@@ -203,35 +212,48 @@ impl Core {
         }
         self.busy_since.set(now);
         let arrived = self.ring.borrow_mut().has_received();
-        // Only a turn that left nothing has the ring ring again; else the media task, which may be
-        // asleep, has to be told.
-        if arrived && !self.turn() {
-            self.wake_media();
+        if arrived {
+            // The shard's loop sees to what this leaves.
+            self.turn();
         }
     }
 
-    /// Whether messages were given to connections since this was last asked.
-    pub fn take_unsaid(&self) -> bool {
-        self.unsaid.take()
+    /// The connections' tasks.
+    pub fn tasks(&self) -> &Rc<Tasks> {
+        &self.tasks
     }
 
-    /// Wakes the media task as the ring does.
-    fn wake_media(&self) {
-        let woken = self.ring.borrow().eventfd().try_clone_to_owned().and_then(|eventfd| {
-            // An eventfd counts what is written to it; it is full at 2^64.
-            File::from(eventfd).write_all(&1_u64.to_ne_bytes())
-        });
-        if let Err(error) = woken {
-            tracing::error!(shard = self.config.id.0, %error, "cannot wake the media task");
-        }
+    /// Whether a connection's task was woken from outside the tasks, or by another one.
+    pub fn is_stirred(&self) -> bool {
+        self.stirred.get()
+    }
+
+    /// As before, since this was last asked.
+    pub fn take_stirred(&self) -> bool {
+        self.stirred.take()
     }
 
     /// Lets the shard's deadlines come to pass.
-    pub fn tick(&self) {
+    pub fn tick(&self, now: Instant) {
+        if self.next_tick().is_none_or(|at| at > now) {
+            return;
+        }
+        self.ticked_at.set(now);
         self.drain_backlog();
-        if self.next_timeout().is_some_and(|at| at <= Instant::now()) {
+        if self.due.get().is_some_and(|at| at <= now) {
             self.enter(|shard, now, egress| shard.handle_timeout(now, egress));
         }
+    }
+
+    /// When there is to be a tick.
+    pub fn next_tick(&self) -> Option<Instant> {
+        let ticked_at = self.ticked_at.get();
+        let due = self.due.get().map(|at| at.max(ticked_at + TICK_PAUSE));
+        if self.backlog.borrow().is_empty() {
+            return due;
+        }
+        let retry = ticked_at + BACKLOG_PAUSE;
+        Some(due.map_or(retry, |due| due.min(retry)))
     }
 
     /// Calls into the shard; a defect there costs its state and no more.
@@ -249,11 +271,6 @@ impl Core {
     /// Whether a connection's client waits for control.
     pub fn is_undecided(&self, id: ConnectionId) -> bool {
         self.shard.borrow().is_undecided(id)
-    }
-
-    /// When the shard next needs its clock.
-    fn next_timeout(&self) -> Option<Instant> {
-        self.shard.borrow().poll_timeout().map(|(at, _)| at)
     }
 
     /// One turn of the media loop: what has arrived, and one datagram of a handshake. Returns
@@ -301,9 +318,32 @@ impl Core {
         delivered.drained && !self.shard.borrow().has_handshakes()
     }
 
-    /// A descriptor that is readable when the ring has datagrams.
-    pub fn media_eventfd(&self) -> io::Result<OwnedFd> {
-        self.ring.borrow().eventfd().try_clone_to_owned()
+    /// Has the shard's sleep end when `fd` is readable.
+    pub fn watch(&self, fd: OwnedFd) -> Watch {
+        self.ring.borrow_mut().watch(fd)
+    }
+
+    /// Takes note of what has come, before any of it is seen to.
+    pub fn look(&self) {
+        self.ring.borrow_mut().look();
+    }
+
+    /// Whether what is watched was found readable since this was last asked.
+    pub fn take_readable(&self, watch: Watch) -> bool {
+        self.ring.borrow_mut().take_readable(watch)
+    }
+
+    /// Stops looking at what is watched, or begins again.
+    pub fn pause(&self, watch: Watch, paused: bool) {
+        self.ring.borrow_mut().pause(watch, paused);
+    }
+
+    /// Sleeps until media arrives, something watched is readable, or it is `until`.
+    pub fn sleep(&self, until: Instant) {
+        let timeout = until.saturating_duration_since(Instant::now());
+        if !timeout.is_zero() {
+            self.ring.borrow_mut().wait(timeout);
+        }
     }
 
     /// Sends what the shard has sealed.
@@ -319,11 +359,10 @@ impl Core {
     fn settle(&self) {
         loop {
             let Some(output) = self.shard.borrow_mut().poll_output() else {
-                return self.clock.set(self.next_timeout());
+                return self.due.set(self.shard.borrow().poll_timeout().map(|(at, _)| at));
             };
             match output {
                 Output::Frame { connection, frame } => {
-                    self.unsaid.set(true);
                     let line = self.lines.borrow().get(&connection).cloned();
                     if line.is_some_and(|line| !line.push(frame)) {
                         self.limit(Limit::SlowReader);

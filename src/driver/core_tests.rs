@@ -22,7 +22,7 @@ fn core(to_control: Sender<ToControl>) -> Core {
     let local = ([127, 0, 0, 1], 0).into();
     let socket = socket::open(local, socket::SocketBuffers::default()).expect("a socket");
     let ring = Ring::new(&RingConfig::default(), socket).expect("a ring");
-    Core::new(config, ring, 0, Clock::new(Instant::now()), to_control, Vec::new(), 0)
+    Core::new(config, ring, 0, Rc::default(), to_control, Vec::new(), 0)
 }
 
 fn identified(serial: u64) -> News {

@@ -4,6 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    rc::Rc,
     task::{Context, Waker},
 };
 
@@ -32,9 +33,16 @@ pub struct Line {
     bytes: Cell<usize>,
     departure: RefCell<Option<Departure>>,
     waker: RefCell<Option<Waker>>,
+    /// Set when a task is woken.
+    stirred: Rc<Cell<bool>>,
 }
 
 impl Line {
+    /// An empty line, which sets `stirred` whenever it wakes its task.
+    pub fn new(stirred: Rc<Cell<bool>>) -> Self {
+        Self { stirred, ..Self::default() }
+    }
+
     /// Queues a message. Returns whether it fits: if not, the client has stopped reading and the
     /// connection is to be dropped.
     pub fn push(&self, frame: Frame) -> bool {
@@ -86,9 +94,9 @@ impl Line {
         departing
     }
 
-    /// Lets the task look again, for a reason outside the line.
-    pub fn wake(&self) {
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
+            self.stirred.set(true);
             waker.wake();
         }
     }

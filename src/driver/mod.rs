@@ -1,13 +1,14 @@
 //! Loops that join a shard to the world: glommio executors, the media ring, TCP and TLS. No
 //! decisions.
 
-mod clock;
 mod core;
+mod executor;
 mod handoff;
 mod line;
 pub mod queues;
 pub mod server;
 mod shard;
+mod tasks;
 mod tls;
 mod turnstile;
 mod websocket;

@@ -28,8 +28,6 @@ pub enum ToShard {
     Command(Command),
     /// A connection from another shard.
     Arrival(Box<Handoff>),
-    /// Time has passed.
-    Tick,
     /// Close the listener and end: everything was said with [`Command::Drain`].
     Stop,
     /// Answered by the shard's driver with a copy of what it knows.

@@ -1,48 +1,56 @@
-//! One core's thread: a pinned glommio executor with the media loop, the listener, the inbox and
-//! the clock, all around one `Core`. Decides nothing.
+//! One core's thread: its loop around one `Core`, which sleeps in the media ring and has the
+//! executor work the connections when there is something for them. Decides nothing.
 
 use std::{
-    future::Future,
-    io,
-    net::{TcpListener, UdpSocket},
+    fs,
+    io::{self, Read, Write},
+    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    ops::ControlFlow,
+    os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll, Wake, Waker},
     thread,
     time::{Duration, Instant},
 };
 
 use async_channel::{Receiver, Sender};
-use glommio::{
-    CpuSet, Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle, io::BufferedFile,
-    net::TcpListener as GlommioListener, timer::Timer,
-};
+use futures_util::Stream;
+use glommio::CpuSet;
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::{
-    clock::Clock,
-    core::{Core, Limit, MEDIA_LATENCY},
+    core::{Core, Limit},
+    executor::Executor,
+    handoff::Handoff,
     queues::{ToControl, ToShard},
-    turnstile::Turnstile,
+    turnstile::{Permit, Turnstile},
     websocket::Conversation,
     wire::{Terms, Wire},
 };
 use crate::{
     config::Plaintext,
     control::LinkPage,
-    ring::{Ring, RingConfig, fd},
+    ring::{Ring, RingConfig, Watch, fd},
     sfu::ShardConfig,
 };
 
-/// How long WebSockets may keep the core before the executor looks for what else has come. Media
-/// does not wait for it: between two pieces of work the core sees to what has arrived.
-const SIGNALLING_TURN: Duration = Duration::from_millis(5);
+/// Messages read in one turn, and connections accepted: what is left waits for media and for the
+/// connections there are.
+const MESSAGES_PER_TURN: usize = 64;
+const ACCEPTS_PER_TURN: usize = 32;
 
-/// The media loop's share of a busy core, and everybody else's.
-const MEDIA_SHARES: usize = 900;
-const SIGNALLING_SHARES: usize = 100;
+/// Longest sleep. Nothing depends on it; a shard that does nothing else looks around once a second.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// Memory glommio sets aside for file I/O, of which a shard does none but its eventfd's.
-const GLOMMIO_IO_MEMORY_BYTES: usize = 256 * 1_024;
+/// Longest sleep while a connection has a deadline, which only the executor sees pass: how late
+/// such a deadline can be, at the price of twenty rounds a second.
+const DEADLINE_SLEEP_MAX: Duration = Duration::from_millis(50);
+
+/// Longest sleep where glommio's ring could not be found and has to be looked at.
+const BLIND_SLEEP_MAX: Duration = Duration::from_millis(2);
 
 /// Pause before a driver that died runs again, so that a lasting defect does not fill the log.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
@@ -107,34 +115,26 @@ impl ShardThread {
         self,
         started: Sender<Result<(), ShardError>>,
     ) -> io::Result<thread::JoinHandle<()>> {
-        let id = self.config.id;
-        let clock = Clock::new(Instant::now());
-        if let Some(inbox) = self.shards.get(id.index()).cloned() {
-            let (clock, name) = (clock.clone(), format!("clock-{id}"));
-            thread::Builder::new().name(name).spawn(move || clock.run(&inbox))?;
-        }
-        let name = format!("shard-{id}");
-        thread::Builder::new().name(name).spawn(move || self.supervise(&clock, &started))
+        let name = format!("shard-{}", self.config.id);
+        thread::Builder::new().name(name).spawn(move || self.supervise(&started))
     }
 
     /// Runs the shard, again if a defect of the driver ends it: a defect of the core does not come
     /// this far (`Core::restart`).
-    fn supervise(self, clock: &Arc<Clock>, started: &Sender<Result<(), ShardError>>) {
-        let this = Rc::new(self);
+    fn supervise(self, started: &Sender<Result<(), ShardError>>) {
         for restarts in 0.. {
-            let run =
-                AssertUnwindSafe(|| this.clone().run(clock.clone(), started.clone(), restarts));
+            let run = AssertUnwindSafe(|| self.run(started, restarts));
             match catch_unwind(run) {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => {
-                    tracing::error!(shard = this.config.id.0, "{error}");
+                    tracing::error!(shard = self.config.id.0, "{error}");
                     // Nobody listens when this is not the first start.
                     let _ = started.try_send(Err(error));
                     return;
                 }
                 Err(_) => {
                     tracing::error!(
-                        shard = this.config.id.0,
+                        shard = self.config.id.0,
                         "the shard's driver died; restarting"
                     );
                     thread::sleep(RESTART_PAUSE);
@@ -144,86 +144,43 @@ impl ShardThread {
     }
 
     fn run(
-        self: Rc<Self>,
-        clock: Arc<Clock>,
-        started: Sender<Result<(), ShardError>>,
+        &self,
+        started: &Sender<Result<(), ShardError>>,
         restarts: u64,
     ) -> Result<(), ShardError> {
-        let placement = self.cpu.map_or(Placement::Unbound, Placement::Fixed);
-        let build = |placement| {
-            LocalExecutorBuilder::new(placement)
-                .io_memory(GLOMMIO_IO_MEMORY_BYTES)
-                .preempt_timer(SIGNALLING_TURN)
-                .name(&format!("shard-{}", self.config.id))
-                .make()
-        };
-        let executor = build(placement).or_else(|error| {
+        let name = format!("shard-{}", self.config.id);
+        let executor = Executor::new(&name, self.cpu).or_else(|error| {
             // A container's CPU set may not contain the core.
             tracing::warn!(shard = self.config.id.0, %error, "not pinned to a core");
-            build(Placement::Unbound)
+            Executor::new(&name, None)
         });
         let executor = executor.map_err(|error| self.failed("the executor", &error))?;
-        executor.run(async move {
-            let core = self.core(clock, restarts)?;
-            let _ = started.try_send(Ok(()));
-            self.work(core).await
-        })
+        let core = self.core(&executor, restarts)?;
+        let mut work = Work::new(self, &executor, &core)?;
+        // Nobody listens when this is not the first start.
+        let _ = started.try_send(Ok(()));
+        while work.turn().is_continue() {}
+        Ok(())
     }
 
     /// Sets up the ring, on this thread, as the kernel wants.
-    fn core(&self, clock: Arc<Clock>, restarts: u64) -> Result<Rc<Core>, ShardError> {
+    fn core(&self, executor: &Executor, restarts: u64) -> Result<Rc<Core>, ShardError> {
         let socket = self.socket.try_clone().map_err(|error| self.failed("the socket", &error))?;
         let port = socket.local_addr().map_or(0, |address| address.port());
         let ring = Ring::new(&self.ring, socket)?;
         let (to_control, shards) = (self.to_control.clone(), self.shards.clone());
-        let config = self.config.clone();
-        Ok(Rc::new(Core::new(config, ring, port, clock, to_control, shards, restarts)))
+        let (config, tasks) = (self.config.clone(), executor.tasks().clone());
+        Ok(Rc::new(Core::new(config, ring, port, tasks, to_control, shards, restarts)))
     }
 
-    async fn work(self: Rc<Self>, core: Rc<Core>) -> Result<(), ShardError> {
-        let executor = glommio::executor();
-        let latency = Latency::Matters(MEDIA_LATENCY);
-        let media = executor.create_task_queue(Shares::Static(MEDIA_SHARES), latency, "media");
-        let shares = Shares::Static(SIGNALLING_SHARES);
-        let signalling = executor.create_task_queue(shares, Latency::NotImportant, "signalling");
-
-        let eventfd = core.media_eventfd().map_err(|error| self.failed("the eventfd", &error))?;
-        let listener = self.listener.try_clone();
-        let listener = listener.map_err(|error| self.failed("the listener", &error))?;
-        let listener: GlommioListener = fd::adopt(listener.into());
-        let media = glommio::spawn_local_into(
-            carry_media(core.clone(), fd::adopt(eventfd), self.busy_poll),
-            media,
-        );
-        let media = media.map_err(spawned_error(&self, "the media task"))?;
-        let accepting = accept(self.clone(), core.clone(), listener, signalling);
-        let accepting = glommio::spawn_local_into(accepting, signalling);
-        let accepting = accepting.map_err(spawned_error(&self, "the listener's task"))?;
-        self.read_inbox(&core, signalling).await;
-        accepting.cancel().await;
-        media.cancel().await;
-        Ok(())
-    }
-
-    async fn read_inbox(&self, core: &Rc<Core>, signalling: TaskQueueHandle) {
-        while let Ok(message) = self.inbox.recv().await {
-            match message {
-                ToShard::Command(command) => {
-                    core.enter(|shard, now, egress| shard.handle_command(now, command, egress));
-                }
-                ToShard::Arrival(handoff) => {
-                    let conversation = Conversation::arrived(core.clone(), *handoff);
-                    detach(conversation.run(), signalling);
-                }
-                ToShard::Inspect { rooms, reply } => {
-                    // Who asked may have stopped waiting.
-                    let _ = reply.try_send(core.inspect(rooms));
-                }
-                ToShard::Tick => core.tick(),
-                ToShard::Stop => return,
-            }
-            glommio::executor().yield_if_needed().await;
-        }
+    /// What a connection from `address` is offered.
+    fn terms(&self, address: IpAddr) -> Terms {
+        let plaintext = match self.plaintext {
+            Plaintext::Always => true,
+            Plaintext::Loopback => address.is_loopback(),
+            Plaintext::Never => false,
+        };
+        Terms { tls: self.tls.clone(), plaintext, page: Some(self.page.clone()) }
     }
 
     fn failed(&self, what: &'static str, why: &dyn std::fmt::Display) -> ShardError {
@@ -231,87 +188,222 @@ impl ShardThread {
     }
 }
 
-fn spawned_error<'a, E: std::fmt::Display>(
+/// Rings when something is put into an empty inbox.
+#[derive(Debug)]
+struct Doorbell(fs::File);
+
+impl Wake for Doorbell {
+    fn wake(self: Arc<Self>) {
+        // An eventfd counts what is written to it, and is full at 2^64.
+        let _ = (&self.0).write_all(&1_u64.to_ne_bytes());
+    }
+}
+
+/// A connection that has no task yet.
+enum Newcomer {
+    Accepted(TcpStream, IpAddr, Permit),
+    Moved(Box<Handoff>),
+}
+
+/// A shard's loop, between two turns.
+struct Work<'a> {
     thread: &'a ShardThread,
-    what: &'static str,
-) -> impl FnOnce(E) -> ShardError + 'a {
-    move |error| thread.failed(what, &error)
+    executor: &'a Executor,
+    core: &'a Rc<Core>,
+    inbox: Pin<Box<Receiver<ToShard>>>,
+    bell: Arc<Doorbell>,
+    waker: Waker,
+    /// Whether the inbox may have more.
+    inbox_open: bool,
+    newcomers: Vec<Newcomer>,
+    /// One reference more than there are handshakes.
+    handshakes: Rc<()>,
+    bell_rang: Watch,
+    listener_has: Watch,
+    /// `None` where glommio's ring could not be found.
+    executor_has: Option<Watch>,
+    accept_again_at: Option<Instant>,
+    looked_at: Instant,
 }
 
-/// Spawns a connection's task; its queue exists as long as the executor.
-fn detach(task: impl Future<Output = ()> + 'static, queue: TaskQueueHandle) {
-    if let Ok(task) = glommio::spawn_local_into(task, queue) {
-        task.detach();
+impl<'a> Work<'a> {
+    fn new(
+        thread: &'a ShardThread,
+        executor: &'a Executor,
+        core: &'a Rc<Core>,
+    ) -> Result<Self, ShardError> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let bell = bell.map_err(|error| thread.failed("an eventfd", &error))?;
+        let bell = Arc::new(Doorbell(bell.into()));
+        let duplicated = |fd: io::Result<OwnedFd>| {
+            fd.map_err(|error| thread.failed("a second descriptor", &error))
+        };
+        let bell_rang = core.watch(duplicated(fd::duplicate(&bell.0))?);
+        let listener_has = core.watch(duplicated(fd::duplicate(&thread.listener))?);
+        let executor_has = executor.find_ring().map(|ring| core.watch(ring));
+        if executor_has.is_none() {
+            tracing::warn!(
+                shard = thread.config.id.0,
+                "cannot tell the executor's ring from others; looking every {} ms instead",
+                BLIND_SLEEP_MAX.as_millis()
+            );
+        }
+        Ok(Self {
+            inbox: Box::pin(thread.inbox.clone()),
+            waker: bell.clone().into(),
+            bell,
+            inbox_open: true,
+            newcomers: Vec::new(),
+            handshakes: Rc::default(),
+            bell_rang,
+            listener_has,
+            executor_has,
+            accept_again_at: None,
+            looked_at: Instant::now(),
+            thread,
+            executor,
+            core,
+        })
     }
-}
 
-/// The media loop: what has arrived is dealt with before anything else gets the core again.
-async fn carry_media(core: Rc<Core>, eventfd: BufferedFile, busy_poll: bool) {
-    let mut woken = false;
-    loop {
-        // What clients have said, and what others are to be told of it, goes first if both are
-        // there: it may name a speaker whose first packet has arrived with it, and some clients
-        // throw away what they cannot name. This lasts no longer than `MEDIA_LATENCY` and what is
-        // then being done.
-        if woken || core.take_unsaid() {
-            glommio::executor().yield_task_queue_now().await;
-            core.take_unsaid();
+    /// Does what there is to do, each kind of work once, and sleeps if nothing is left.
+    ///
+    /// What clients have said, and what others are to be told of it, goes before media if both are
+    /// there: it may name a speaker whose first packet has arrived with it, and some clients throw
+    /// away what they cannot name. It does not last, since the core sees to media in between.
+    fn turn(&mut self) -> ControlFlow<()> {
+        self.core.look();
+        self.read_inbox()?;
+        let now = Instant::now();
+        self.core.tick(now);
+        self.accept(now);
+        if self.wants_round(now) {
+            self.looked_at = now;
+            self.round();
         }
-        woken = false;
-        let drained = core.turn();
-        if !drained || busy_poll {
-            glommio::executor().yield_task_queue_now().await;
-            continue;
+        let drained = self.core.turn();
+        let idle =
+            drained && !self.inbox_open && !self.core.is_stirred() && !self.executor.wants_round();
+        if idle && !self.thread.busy_poll {
+            self.core.sleep(self.sleep_until(now));
         }
-        // The kernel writes to the eventfd what has come since the ring was found empty.
-        if let Err(error) = eventfd.read_at(0, size_of::<u64>()).await {
-            tracing::error!(shard = core.id().0, %error, "cannot sleep on the media ring; polling");
-            Timer::new(Duration::from_millis(1)).await;
-        }
-        woken = true;
+        ControlFlow::Continue(())
     }
-}
 
-async fn accept(
-    thread: Rc<ShardThread>,
-    core: Rc<Core>,
-    listener: GlommioListener,
-    queue: TaskQueueHandle,
-) {
-    let handshakes = Rc::new(());
-    loop {
-        // A backlog is accepted, or refused, without waiting once.
-        glommio::executor().yield_if_needed().await;
-        let stream = match listener.accept().await {
-            Ok(stream) => stream,
-            Err(error) => {
-                core.limit(Limit::Accept);
-                tracing::debug!(%error, "cannot accept");
-                Timer::new(ACCEPT_PAUSE).await;
-                continue;
+    fn wants_round(&self, now: Instant) -> bool {
+        let has = self.executor_has.is_some_and(|watch| self.core.take_readable(watch));
+        let stirred = self.core.take_stirred();
+        has || stirred
+            || !self.newcomers.is_empty()
+            || self.executor.wants_round()
+            || self.look_at().is_some_and(|at| at <= now)
+    }
+
+    /// When the executor is to be looked at though nothing says that it has something to do.
+    fn look_at(&self) -> Option<Instant> {
+        if self.executor_has.is_none() {
+            return Some(self.looked_at + BLIND_SLEEP_MAX);
+        }
+        self.core.tasks().have_deadlines().then(|| self.looked_at + DEADLINE_SLEEP_MAX)
+    }
+
+    fn sleep_until(&self, now: Instant) -> Instant {
+        [self.core.next_tick(), self.look_at(), self.accept_again_at]
+            .into_iter()
+            .flatten()
+            .fold(now + SLEEP_MAX, Instant::min)
+    }
+
+    /// Has the connections go on that can, and gives new ones their tasks.
+    fn round(&mut self) {
+        let Self { thread, executor, core, newcomers, handshakes, .. } = self;
+        executor.round(|| {
+            for newcomer in newcomers.drain(..) {
+                match newcomer {
+                    Newcomer::Accepted(stream, address, permit) => {
+                        let wire = Wire::new(thread.terms(address));
+                        let stream = fd::adopt(stream.into());
+                        let conversation =
+                            Conversation::new(core.clone(), stream, wire, address, permit);
+                        core.tasks().spawn(conversation.accept(handshakes.clone()));
+                    }
+                    Newcomer::Moved(handoff) => {
+                        let conversation = Conversation::arrived(core.clone(), *handoff);
+                        core.tasks().spawn(conversation.run());
+                    }
+                }
             }
+        });
+    }
+
+    /// Breaks off when the shard is to end.
+    fn read_inbox(&mut self) -> ControlFlow<()> {
+        if self.core.take_readable(self.bell_rang) {
+            // Before it is looked into: what comes later rings again.
+            let _ = (&self.bell.0).read(&mut [0; size_of::<u64>()]);
+            self.inbox_open = true;
+        }
+        if !self.inbox_open {
+            return ControlFlow::Continue(());
+        }
+        let mut context = Context::from_waker(&self.waker);
+        for _ in 0..MESSAGES_PER_TURN {
+            let Poll::Ready(message) = self.inbox.as_mut().poll_next(&mut context) else {
+                self.inbox_open = false;
+                break;
+            };
+            match message {
+                Some(ToShard::Command(command)) => {
+                    self.core.enter(|shard, now, egress| {
+                        shard.handle_command(now, command, egress);
+                    });
+                }
+                Some(ToShard::Arrival(handoff)) => self.newcomers.push(Newcomer::Moved(handoff)),
+                Some(ToShard::Inspect { rooms, reply }) => {
+                    // Who asked may have stopped waiting.
+                    let _ = reply.try_send(self.core.inspect(rooms));
+                }
+                Some(ToShard::Stop) | None => return ControlFlow::Break(()),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Accepts those who wait, or refuses them.
+    fn accept(&mut self, now: Instant) {
+        if self.accept_again_at.is_some_and(|at| at <= now) {
+            self.accept_again_at = None;
+            self.core.pause(self.listener_has, false);
+        }
+        if self.accept_again_at.is_some() || !self.core.take_readable(self.listener_has) {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.thread.listener.accept() {
+                Ok((stream, peer)) => self.admit(stream, peer.ip().to_canonical()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    self.core.limit(Limit::Accept);
+                    tracing::debug!(%error, "cannot accept");
+                    self.core.pause(self.listener_has, true);
+                    self.accept_again_at = Some(now + ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: TcpStream, address: IpAddr) {
+        let Some(permit) = self.thread.turnstile.enter(address) else {
+            return self.core.limit(Limit::ConnectionsPerAddress);
         };
-        let Ok(peer) = stream.peer_addr() else { continue };
-        let address = peer.ip().to_canonical();
-        let Some(permit) = thread.turnstile.enter(address) else {
-            core.limit(Limit::ConnectionsPerAddress);
-            continue;
-        };
-        if Rc::strong_count(&handshakes) > thread.handshakes_max {
-            core.limit(Limit::Handshakes);
-            continue;
+        let waiting = self.newcomers.iter().filter(|it| matches!(it, Newcomer::Accepted(..)));
+        if Rc::strong_count(&self.handshakes) + waiting.count() > self.thread.handshakes_max {
+            return self.core.limit(Limit::Handshakes);
         }
         // A client that cannot have it is not worse off.
         let _ = stream.set_nodelay(true);
-        let plaintext = match thread.plaintext {
-            Plaintext::Always => true,
-            Plaintext::Loopback => address.is_loopback(),
-            Plaintext::Never => false,
-        };
-        let page = Some(thread.page.clone());
-        let wire = Wire::new(Terms { tls: thread.tls.clone(), plaintext, page });
-        let conversation = Conversation::new(core.clone(), stream, wire, address, permit);
-        detach(conversation.accept(handshakes.clone()), queue);
+        self.newcomers.push(Newcomer::Accepted(stream, address, permit));
     }
 }
 

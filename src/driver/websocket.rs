@@ -11,12 +11,13 @@ use std::{
 };
 
 use futures_util::{AsyncRead, AsyncWrite};
-use glommio::{net::TcpStream, timer::Timer};
+use glommio::net::TcpStream;
 
 use super::{
     core::{Core, Limit},
     handoff::Handoff,
     line::{Departure, Line},
+    tasks::Deadline,
     turnstile::Permit,
     wire::{Fault, Received, Wire},
 };
@@ -131,7 +132,7 @@ impl Conversation {
     /// Whoever only came for the page's files has broken no limit, and has no longer for all of
     /// them than others have for their handshake.
     async fn open(&mut self, accepted: Instant) -> Result<(), Option<Limit>> {
-        let mut deadline = Timer::new(IDENTIFY_TIMEOUT);
+        let mut deadline = self.core.tasks().deadline(IDENTIFY_TIMEOUT);
         let mut since = accepted;
         let mut visited = false;
         let over = |visited: bool, limit| if visited { None } else { Some(limit) };
@@ -153,7 +154,7 @@ impl Conversation {
                     }
                     self.flush(left).await?;
                     let left = IDENTIFY_TIMEOUT.saturating_sub(accepted.elapsed());
-                    deadline = Timer::new(VISIT_TIMEOUT.min(left));
+                    deadline = self.core.tasks().deadline(VISIT_TIMEOUT.min(left));
                     self.rest().await;
                     continue;
                 }
@@ -236,7 +237,6 @@ impl Conversation {
                         if let Some(end) = self.handle(received) {
                             return end;
                         }
-                        glommio::executor().yield_if_needed().await;
                         continue;
                     }
                     Ok(None) => {}
@@ -314,12 +314,12 @@ impl Conversation {
     /// Lets other connections have their turn, and media if it has waited for long: a socket that
     /// always has more to read would never wait.
     async fn rest(&self) {
-        glommio::executor().yield_now().await;
+        self.core.tasks().rest().await;
         self.core.relieve();
     }
 
     /// Waits for the line, for bytes (if `reading`), or for the deadline.
-    async fn wait(&mut self, reading: bool, mut deadline: Option<&mut Timer>) -> Wake {
+    async fn wait(&mut self, reading: bool, mut deadline: Option<&mut Deadline>) -> Wake {
         let Self { stream, wire, line, core, id, .. } = self;
         poll_fn(|context| {
             if line.poll_ready(context) || (!reading && !core.is_undecided(*id)) {
@@ -336,7 +336,7 @@ impl Conversation {
                 }
             }
             match deadline.as_deref_mut() {
-                Some(timer) => Pin::new(timer).poll(context).map(|_| Wake::Late),
+                Some(deadline) => Pin::new(deadline).poll(context).map(|()| Wake::Late),
                 None => Poll::Pending,
             }
         })
@@ -346,9 +346,9 @@ impl Conversation {
     /// Writes everything that waits, within `timeout` of the first time the socket does not take it
     /// at once; a client that reads a byte now and then gains nothing by it.
     async fn write(&mut self, timeout: Duration) -> Result<(), Unwritten> {
-        let Self { stream, out, line, .. } = self;
+        let Self { stream, out, line, core, .. } = self;
         let mut written = 0;
-        let mut timer: Option<Timer> = None;
+        let mut deadline: Option<Deadline> = None;
         let result = poll_fn(|context: &mut Context<'_>| {
             while written < out.len() {
                 match Pin::new(&mut *stream).poll_write(context, &out[written..]) {
@@ -362,8 +362,8 @@ impl Conversation {
                 if line.poll_departing(context) {
                     return Poll::Ready(Err(Unwritten::Departing));
                 }
-                let timer = timer.get_or_insert_with(|| Timer::new(timeout));
-                ready!(Pin::new(timer).poll(context));
+                let deadline = deadline.get_or_insert_with(|| core.tasks().deadline(timeout));
+                ready!(Pin::new(deadline).poll(context));
                 return Poll::Ready(Err(Unwritten::Slow));
             }
             Poll::Ready(Ok(()))
@@ -391,7 +391,7 @@ impl Conversation {
         if self.stream.shutdown(std::net::Shutdown::Write).await.is_err() {
             return;
         }
-        let mut timer = Timer::new(CLOSE_TIMEOUT);
+        let mut deadline = self.core.tasks().deadline(CLOSE_TIMEOUT);
         let mut read = 0;
         while read < FAREWELL_BYTES_MAX {
             let stream = &mut self.stream;
@@ -400,7 +400,7 @@ impl Conversation {
                 if let Poll::Ready(result) = Pin::new(&mut *stream).poll_read(context, &mut bytes) {
                     return Poll::Ready(result.unwrap_or(0));
                 }
-                Pin::new(&mut timer).poll(context).map(|_| 0)
+                Pin::new(&mut deadline).poll(context).map(|()| 0)
             });
             match more.await {
                 0 => return,

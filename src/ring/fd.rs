@@ -2,8 +2,9 @@
 //! driver, which stays free of it. Called when a shard starts and when a connection moves.
 
 use std::{
-    io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    fs, io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
+    path::Path,
 };
 
 /// Wraps a descriptor in a type of another library, which closes it from then on.
@@ -19,6 +20,35 @@ pub fn adopt<T: FromRawFd>(fd: OwnedFd) -> T {
 pub fn duplicate(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
     // SAFETY: `fd` is borrowed for the whole call, so its owner cannot close the descriptor in it.
     unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }.try_clone_to_owned()
+}
+
+/// Second descriptors of all io_urings that the process has at the moment.
+///
+/// # Errors
+/// `/proc` is not there, or the process has no descriptor left.
+pub fn io_urings() -> io::Result<Vec<OwnedFd>> {
+    let is_io_uring = |fd: RawFd| {
+        fs::read_link(Path::new("/proc/self/fd").join(fd.to_string()))
+            .is_ok_and(|file| file == Path::new("anon_inode:[io_uring]"))
+    };
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if !is_io_uring(fd) {
+            continue;
+        }
+        // SAFETY: it is only duplicated, and the kernel answers for a number that another thread
+        // has closed meanwhile, or given to another file: such a one is not kept.
+        let duplicate = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned();
+        match duplicate {
+            Ok(duplicate) if is_io_uring(duplicate.as_raw_fd()) => found.push(duplicate),
+            Err(error) if error.raw_os_error() != Some(libc::EBADF) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(found)
 }
 
 /// A descriptor that a system call has just returned.

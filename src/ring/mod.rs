@@ -39,7 +39,7 @@ use std::{
 
 use io_uring::{
     IoUring, cqueue, opcode,
-    types::{CancelBuilder, Fixed, SubmitArgs, Timespec},
+    types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec},
 };
 
 use crate::{
@@ -56,23 +56,25 @@ mod error;
 pub mod fd;
 pub mod probe;
 pub mod socket;
+mod watches;
 
-pub use self::{batch::Sent, datagram::Received, error::RingError};
+pub use self::{batch::Sent, datagram::Received, error::RingError, watches::Watch};
 
-use self::{address::Family, batch::Batch, buffers::Buffers};
+use self::{address::Family, batch::Batch, buffers::Buffers, watches::Watches};
 
 /// Where the socket is in the ring's table of files.
 const SOCKET: u32 = 0;
 
 /// `user_data` of the receive request; a send's is its index in the batch.
 const RECEIVE: u64 = u64::MAX;
-/// `user_data` of its cancellation.
+/// `user_data` of a cancellation.
 const CANCEL: u64 = u64::MAX - 1;
 
-/// Submission queue: a batch of sends, a receive request and its cancellation, to a power of two.
-const SUBMISSIONS: u32 = (SEND_BATCH_MAX + 2).next_power_of_two() as u32;
+/// Submission queue: a batch of sends, a receive request, one for each watch, and a cancellation,
+/// to a power of two.
+const SUBMISSIONS: u32 = (SEND_BATCH_MAX + 2 + watches::MAX).next_power_of_two() as u32;
 
-/// How long one wait for the cancelled receive request lasts, and how many are waited. A request
+/// How long one wait for the cancelled requests lasts, and how many are waited. A request
 /// that only polls a socket is cancelled at once; this is for a machine that is out of memory.
 const CANCEL_WAIT: Duration = Duration::from_millis(100);
 const CANCEL_WAITS_MAX: usize = 20;
@@ -97,8 +99,8 @@ impl Default for RingConfig {
 /// submissions from that one alone, and the type is not `Send`.
 ///
 /// The driver's turn is: [`receive`](Ring::receive) up to so many, fill an egress,
-/// [`send`](Ring::send) it; when `receive` gave fewer than it was allowed, sleep until the
-/// [`eventfd`](Ring::eventfd) is readable.
+/// [`send`](Ring::send) it; when `receive` gave fewer than it was allowed, [`wait`](Ring::wait), or
+/// sleep elsewhere until the [`eventfd`](Ring::eventfd) is readable.
 pub struct Ring {
     // Dropped first: the kernel lets go of everything below before it is freed.
     uring: IoUring,
@@ -115,6 +117,7 @@ pub struct Ring {
     armed: bool,
     /// Whether completions write to the eventfd.
     listening: bool,
+    watches: Watches,
     buffers_exhausted: u64,
     receive_errors: u64,
 }
@@ -168,6 +171,7 @@ impl Ring {
             arrived: VecDeque::with_capacity(usize::from(count) + 2),
             armed: false,
             listening: true,
+            watches: Watches::default(),
             buffers_exhausted: 0,
             receive_errors: 0,
         };
@@ -198,6 +202,56 @@ impl Ring {
     /// blocks, as an executor's own io_uring needs: it would answer EAGAIN for a nonblocking one.
     pub fn eventfd(&self) -> BorrowedFd<'_> {
         self.eventfd.as_fd()
+    }
+
+    /// Has [`wait`](Ring::wait) return when `fd` is readable too. A ring can watch a few.
+    ///
+    /// # Panics
+    /// It watches too many already.
+    pub fn watch(&mut self, fd: OwnedFd) -> Watch {
+        self.watches.add(fd)
+    }
+
+    /// Whether what is watched was found readable since this was last asked. It is looked at again
+    /// from now on, and found again if it still is.
+    pub fn take_readable(&mut self, watch: Watch) -> bool {
+        self.watches.take_readable(watch)
+    }
+
+    /// Stops looking at what is watched, or begins again.
+    pub fn pause(&mut self, watch: Watch, paused: bool) {
+        self.watches.pause(watch, paused);
+    }
+
+    /// Sleeps until a datagram arrives, something watched is readable, or `timeout` has passed; may
+    /// return early. To be called when [`receive`](Ring::receive) has given fewer than it was
+    /// allowed. The thread enters the kernel once, to sleep, and need not be told by an eventfd.
+    pub fn wait(&mut self, timeout: Duration) {
+        self.silence();
+        if !self.armed && self.arrived.is_empty() {
+            self.arm();
+        }
+        self.arm_watches();
+        self.harvest();
+        if !self.arrived.is_empty() || self.watches.any_readable() {
+            return;
+        }
+        let timeout = Timespec::from(timeout);
+        let submitter = self.uring.submitter();
+        match submitter.submit_with_args(1, &SubmitArgs::new().timespec(&timeout)) {
+            Err(error) if error.raw_os_error() == Some(libc::ETIME) => {}
+            result => survive(result),
+        }
+        self.look();
+    }
+
+    /// Fetches what has arrived and what of the watched is readable, for
+    /// [`take_readable`](Ring::take_readable) to tell. Enters the kernel only when it has work.
+    pub fn look(&mut self) {
+        if self.uring.submission().taskrun() {
+            self.enter(0);
+        }
+        self.harvest();
     }
 
     /// Whether segmented sends are in use: set so, and not given up because the device cannot.
@@ -333,6 +387,7 @@ impl Ring {
                     self.arrived.push_back(Arrived { result: completion.result(), flags });
                 }
                 CANCEL => {}
+                watch if watches::is(watch) => self.watches.complete(watch),
                 index => self.batch.complete(index as usize, completion.result()),
             }
         }
@@ -344,6 +399,7 @@ impl Ring {
         if !self.armed {
             self.arm();
         }
+        self.arm_watches();
         let (_, submissions, completions) = self.uring.split();
         let work = !submissions.is_empty() || submissions.taskrun() || submissions.cq_overflow();
         let must_enter = work && completions.is_empty();
@@ -362,8 +418,19 @@ impl Ring {
             .build()
             .user_data(RECEIVE);
         // SAFETY: the header is boxed and outlives the request, which `drop` cancels first.
-        unsafe { self.uring.submission().push(&entry) }.expect("a batch leaves room for two more");
+        unsafe { self.uring.submission().push(&entry) }.expect("a batch leaves room");
         self.armed = true;
+    }
+
+    /// Queues a request for each watch that has none. It lasts until its descriptor is readable.
+    fn arm_watches(&mut self) {
+        while let Some((fd, user_data)) = self.watches.arm_next() {
+            let entry = opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).build();
+            // SAFETY: the request points to no memory, and its descriptor is open as long as
+            // `watches`, which is dropped after the kernel's side of the ring is.
+            unsafe { self.uring.submission().push(&entry.user_data(user_data)) }
+                .expect("a batch leaves room");
+        }
     }
 
     /// Completions from now on do not write to the eventfd.
@@ -401,32 +468,24 @@ impl Ring {
     /// Submits what is queued, runs the kernel's deferred work if it has any, waits for `want`
     /// completions. Returns early where trying again is right.
     fn enter(&self, want: usize) {
-        let Err(error) = self.uring.submit_and_wait(want) else { return };
-        match error.raw_os_error() {
-            // A signal; memory for a request; completions to take first.
-            Some(libc::EINTR | libc::EAGAIN | libc::ENOMEM | libc::EBUSY) => {}
-            _ => {
-                tracing::error!(%error, "io_uring_enter failed, and what it left in flight is unknown");
-                process::abort();
-            }
-        }
+        survive(self.uring.submit_and_wait(want));
     }
 
-    /// Cancels the receive request; whether the kernel has confirmed that it is gone.
-    fn stop_receiving(&mut self) -> bool {
-        if !self.armed {
+    /// Cancels the receive request and the watches; whether the kernel has confirmed that they are
+    /// gone.
+    fn stop(&mut self) -> bool {
+        if !self.armed && !self.watches.any_armed() {
             return true;
         }
-        let entry =
-            opcode::AsyncCancel2::new(CancelBuilder::user_data(RECEIVE)).build().user_data(CANCEL);
+        let entry = opcode::AsyncCancel2::new(CancelBuilder::any()).build().user_data(CANCEL);
         // SAFETY: the request points to no memory.
-        unsafe { self.uring.submission().push(&entry) }.expect("a batch leaves room for two more");
+        unsafe { self.uring.submission().push(&entry) }.expect("a batch leaves room");
         let wait = Timespec::from(CANCEL_WAIT);
         for _ in 0..CANCEL_WAITS_MAX {
             // An error is as good as a completion that has not come: the loop asks again.
             let _ = self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&wait));
             self.harvest();
-            if !self.armed {
+            if !self.armed && !self.watches.any_armed() {
                 return true;
             }
         }
@@ -436,8 +495,8 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        if !self.stop_receiving() {
-            tracing::error!("the kernel did not confirm the end of the receive request");
+        if !self.stop() {
+            tracing::error!("the kernel did not confirm the end of the ring's requests");
             self.buffers.leak();
             Box::leak(std::mem::replace(&mut self.header, Box::new(batch::empty_header())));
         }
@@ -453,6 +512,19 @@ impl Drop for Ring {
 impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ring").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+/// Ends the process unless trying again is right.
+fn survive(entered: io::Result<usize>) {
+    let Err(error) = entered else { return };
+    match error.raw_os_error() {
+        // A signal; memory for a request; completions to take first.
+        Some(libc::EINTR | libc::EAGAIN | libc::ENOMEM | libc::EBUSY) => {}
+        _ => {
+            tracing::error!(%error, "io_uring_enter failed, and what it left in flight is unknown");
+            process::abort();
+        }
     }
 }
 

@@ -97,6 +97,6 @@ fn messages_left_by_a_panic_in_mid_fill_are_never_submitted() {
 fn a_ring_is_gone_from_the_kernel_when_it_is_dropped() {
     let mut ring = ring_on(open(loopback(), SocketBuffers::default()).unwrap(), true);
     assert!(ring.armed);
-    assert!(ring.stop_receiving());
+    assert!(ring.stop());
     assert!(!ring.armed);
 }

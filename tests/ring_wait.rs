@@ -1,0 +1,149 @@
+//! Sleeping in the media ring, against the real kernel: what ends a sleep, and that nothing is slept
+//! through. Waits are bounded and generous; no test measures time.
+
+use std::{
+    io::Write,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::unix::net::UnixStream,
+    thread,
+    time::{Duration, Instant},
+};
+
+use stentor::ring::{
+    Ring, RingConfig, Watch, fd,
+    socket::{self, SocketBuffers},
+};
+
+/// Longest wait for what must happen.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long nothing has to happen.
+const QUIET: Duration = Duration::from_millis(100);
+
+fn loopback() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+fn ring() -> Ring {
+    let socket = socket::open(loopback(), SocketBuffers::default()).unwrap();
+    Ring::new(&RingConfig { receive_buffers: 8, gso: true }, socket).unwrap()
+}
+
+/// A pair of sockets, the second of which is watched.
+fn watched(ring: &mut Ring) -> (UnixStream, UnixStream, Watch) {
+    let (near, far) = UnixStream::pair().unwrap();
+    let watch = ring.watch(fd::duplicate(&far).unwrap());
+    (near, far, watch)
+}
+
+/// Sleeps, again if a sleep ends early, until `done` says so.
+fn sleep_until(ring: &mut Ring, mut done: impl FnMut(&mut Ring) -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done(ring) {
+        let left = end.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "slept through it");
+        ring.wait(left);
+    }
+}
+
+/// Sleeps for as long as nothing has to happen.
+fn sleep_quietly(ring: &mut Ring) {
+    let end = Instant::now() + QUIET;
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        ring.wait(left);
+    }
+}
+
+#[test]
+fn arrivals_and_what_is_watched_end_a_sleep_every_time() {
+    let mut ring = ring();
+    let to = ring.local_addr().unwrap();
+    let peer = UdpSocket::bind(loopback()).unwrap();
+    let (mut near, mut far, watch) = watched(&mut ring);
+    for round in 0..300 {
+        let (peer, near) = (&peer, &mut near);
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                if round % 3 != 1 {
+                    peer.send_to(b"voice", to).unwrap();
+                }
+                if round % 3 != 0 {
+                    near.write_all(b"!").unwrap();
+                }
+            });
+            if round % 3 != 1 {
+                sleep_until(&mut ring, |ring| ring.receive(8, |_| ()) > 0);
+            }
+            if round % 3 != 0 {
+                sleep_until(&mut ring, |ring| ring.take_readable(watch));
+                std::io::Read::read_exact(&mut far, &mut [0]).unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn what_was_taken_as_readable_and_not_read_is_found_again() {
+    let mut ring = ring();
+    let (mut near, mut far, watch) = watched(&mut ring);
+    near.write_all(b"!").unwrap();
+    for _ in 0..10 {
+        sleep_until(&mut ring, |ring| ring.take_readable(watch));
+    }
+    std::io::Read::read_exact(&mut far, &mut [0]).unwrap();
+    // One request may have been under way before it was read.
+    sleep_quietly(&mut ring);
+    ring.take_readable(watch);
+    sleep_quietly(&mut ring);
+    assert!(!ring.take_readable(watch), "nothing is left to read");
+}
+
+#[test]
+fn a_look_finds_what_is_readable_without_a_sleep() {
+    let mut ring = ring();
+    let (mut near, _far, watch) = watched(&mut ring);
+    // Puts the request into the kernel.
+    ring.wait(QUIET);
+    near.write_all(b"!").unwrap();
+    let end = Instant::now() + PATIENCE;
+    while !ring.take_readable(watch) {
+        assert!(Instant::now() < end);
+        ring.look();
+    }
+}
+
+#[test]
+fn what_is_paused_disturbs_nobodys_sleep_until_it_is_watched_again() {
+    let mut ring = ring();
+    let (mut near, _far, watch) = watched(&mut ring);
+    ring.pause(watch, true);
+    near.write_all(b"!").unwrap();
+    sleep_quietly(&mut ring);
+    assert!(!ring.take_readable(watch));
+    ring.pause(watch, false);
+    sleep_until(&mut ring, |ring| ring.take_readable(watch));
+}
+
+#[test]
+fn a_listener_that_was_watched_is_closed_with_its_ring() {
+    for _ in 0..20 {
+        let mut ring = ring();
+        let listener = TcpListener::bind(loopback()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _watch = ring.watch(fd::duplicate(&listener).unwrap());
+        ring.wait(Duration::from_millis(1));
+        drop(listener);
+        assert!(TcpStream::connect(address).is_ok(), "the ring has it still");
+        drop(ring);
+        assert!(TcpStream::connect(address).is_err());
+        TcpListener::bind(address).expect("the port is free");
+    }
+}
+
+#[test]
+fn all_rings_of_the_process_are_found() {
+    let before = fd::io_urings().unwrap().len();
+    let _rings: Vec<Ring> = (0..5).map(|_| ring()).collect();
+    // Other tests may have had theirs, and dropped them.
+    assert!(fd::io_urings().unwrap().len() >= 5, "{before} before");
+}
