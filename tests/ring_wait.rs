@@ -1,5 +1,5 @@
-//! Sleeping in the media ring, against the real kernel: what ends a sleep, and that nothing is slept
-//! through. Waits are bounded and generous; no test measures time.
+//! Sleeping in the media ring, against the real kernel: what ends a sleep, and that nothing is
+//! slept through. Waits are bounded and generous; no test measures time.
 
 use std::{
     io::Write,
