@@ -93,8 +93,8 @@ pub struct PlanArgs {
 pub enum PlanCommand {
     /// Measure what things cost on this host; takes some minutes and two free cores
     Calibrate {
-        /// How long each run is measured
-        #[arg(long, value_name = "SECONDS", default_value_t = 10,
+        /// How long each run is measured, three times
+        #[arg(long, value_name = "SECONDS", default_value_t = 5,
               value_parser = clap::value_parser!(u32).range(2..=600))]
         seconds: u32,
         /// Where to keep the costs [default: the user's state directory]

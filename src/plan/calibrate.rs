@@ -21,7 +21,7 @@ use crate::{
     config::{ControlAccess, Flags},
     crypto::Mode,
     load::{
-        RunResult, Scenario,
+        Scenario,
         control_client::Metrics,
         endpoint::Trust,
         grants::Grants,
@@ -39,6 +39,10 @@ const TRIES: u32 = 6;
 
 /// Time between two tries, for each that has failed: such work ends.
 const TRY_AFTER: Duration = Duration::from_secs(3);
+
+/// Times that every run is played, all of them in turn, so that minutes in which somebody else has
+/// the machine's caches spoil one of each and not all of one. The middle one counts.
+const ROUNDS: usize = 3;
 
 /// Seconds of play before anything counts.
 const WARMUP_S: u32 = 1;
@@ -65,7 +69,8 @@ pub enum CalibrateError {
     },
 }
 
-/// Measures, fits, checks, prints and writes `path`. Runs last `seconds` each.
+/// Measures, fits, checks, prints and writes `path`. Runs last `seconds` each, and each is played
+/// [`ROUNDS`] times.
 ///
 /// # Errors
 /// A run fails or says nothing of costs, or the file cannot be written.
@@ -77,23 +82,22 @@ pub fn calibrate(path: &Path, seconds: u32) -> Result<Calibration, CalibrateErro
     let server = Server::start(&directory.join(format!(".calibration.{}", std::process::id())))?;
     let stage = server.stage()?;
     let (fitting, checking) = (fitting(seconds), checking(seconds));
-    let all = fitting.len() + checking.len();
-    let mut number = 0;
-    let mut play = |scenario: &Scenario| {
-        number += 1;
-        eprintln!("{number:>2}/{all} {}", scenario.name);
-        played(scenario, &stage)
-    };
-    let mut observations = Vec::new();
-    for scenario in &fitting {
-        observations.push(play(scenario)?.0);
+    let scenarios: Vec<_> = fitting.iter().chain(&checking).collect();
+    let mut plays: Vec<Vec<Play>> = vec![Vec::new(); scenarios.len()];
+    for round in 1..=ROUNDS {
+        for (number, scenario) in scenarios.iter().enumerate() {
+            let all = scenarios.len();
+            eprintln!("round {round} of {ROUNDS}, {:>2} of {all}: {}", number + 1, scenario.name);
+            plays[number].push(play(scenario, &stage)?);
+        }
     }
+    let mut middles = plays.into_iter().map(middle);
+    let observations: Vec<_> =
+        middles.by_ref().take(fitting.len()).map(|play| play.observation).collect();
     let model = fit(&observations)?;
-    let mut checked = Vec::new();
-    for scenario in &checking {
-        let (observation, result) = play(scenario)?;
-        checked.push(Residual::of_planned(&model, observation, &result));
-    }
+    let checked = middles
+        .map(|play| Residual::of_planned(&model, play.observation, &play.scenario))
+        .collect();
     let fitted = observations.into_iter().map(|it| Residual::of_fitted(&model, it)).collect();
     let made_at = OffsetDateTime::from(SystemTime::now()).format(&Rfc3339).unwrap_or_default();
     let calibration =
@@ -106,13 +110,21 @@ pub fn calibrate(path: &Path, seconds: u32) -> Result<Calibration, CalibrateErro
     Ok(calibration)
 }
 
+/// A run that tells costs.
+#[derive(Debug, Clone)]
+struct Play {
+    observation: Observation,
+    /// As it was played.
+    scenario: Scenario,
+}
+
 /// Plays until a run tells costs.
-fn played(scenario: &Scenario, stage: &Stage) -> Result<(Observation, RunResult), CalibrateError> {
+fn play(scenario: &Scenario, stage: &Stage) -> Result<Play, CalibrateError> {
     let mut tries = 1;
     loop {
         let result = run::play(scenario, stage)?.result;
         match Observation::of(&result) {
-            Ok(observation) => return Ok((observation, result)),
+            Ok(observation) => return Ok(Play { observation, scenario: result.scenario }),
             Err(error @ CalibrationError::Spoilt { .. }) if tries < TRIES => {
                 eprintln!("      once more: {error}");
                 thread::sleep(TRY_AFTER * tries);
@@ -121,6 +133,12 @@ fn played(scenario: &Scenario, stage: &Stage) -> Result<(Observation, RunResult)
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The one in the middle by what it cost.
+fn middle(mut plays: Vec<Play>) -> Play {
+    plays.sort_by(|a, b| a.observation.cores.total_cmp(&b.observation.cores));
+    plays.swap_remove(plays.len() / 2)
 }
 
 /// Scenarios that tell one cost from the others.

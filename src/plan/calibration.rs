@@ -11,7 +11,7 @@ use super::{
     model::{ModeCost, Model, Rates},
     profile::Profile,
 };
-use crate::load::{RunResult, machine, result::Sending};
+use crate::load::{RunResult, Scenario, machine, result::Sending};
 
 /// Version of this format. A reader refuses any other.
 pub const FORMAT: u32 = 1;
@@ -186,7 +186,7 @@ impl Observation {
             let passes = traversals - grouped.traversals * of_planned;
             (passes.clamp(0.0, further), further)
         });
-        let present = present(result);
+        let present = present(&result.scenario);
         Ok(Self {
             name: name.clone(),
             mode: result.scenario.mode.clone(),
@@ -240,12 +240,12 @@ pub fn total(profile: &Profile, separate: f64) -> Rates {
 }
 
 /// Sessions there in the middle of the measured time: of those who join meanwhile, half.
-fn present(result: &RunResult) -> f64 {
+fn present(scenario: &Scenario) -> f64 {
     let of = |channels: &crate::load::scenario::Channels| {
         let members = f64::from(channels.count) * f64::from(channels.members());
         if channels.join_at_s.is_some() { members / 2.0 } else { members }
     };
-    result.scenario.channels.iter().map(of).sum()
+    scenario.channels.iter().map(of).sum()
 }
 
 /// Costs that explain all observations best.
@@ -309,9 +309,9 @@ impl Residual {
     }
 
     /// What the model says about a run, from nothing but its scenario, as a plan would.
-    pub fn of_planned(model: &Model, observation: Observation, result: &RunResult) -> Self {
-        let profile = Profile::of_scenario(&result.scenario);
-        let rates = Rates { sessions: present(result), ..total(&profile, model.separate) };
+    pub fn of_planned(model: &Model, observation: Observation, scenario: &Scenario) -> Self {
+        let profile = Profile::of_scenario(scenario);
+        let rates = Rates { sessions: present(scenario), ..total(&profile, model.separate) };
         Self::with(model, observation, rates)
     }
 

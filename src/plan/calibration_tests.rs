@@ -132,10 +132,10 @@ fn a_plan_of_a_run_predicts_it() {
     let model = round_model();
     let waking = model.waking(50.0).cores;
     observation.cores = model.base_cores + waking + model.cores(AES, &observation.rates).unwrap();
-    let residual = Residual::of_planned(&model, observation.clone(), &result);
+    let residual = Residual::of_planned(&model, observation.clone(), &result.scenario);
     assert!(residual.error().abs() < 1e-9 && residual.is_good());
     observation.cores *= 1.2;
-    assert!(!Residual::of_planned(&model, observation, &result).is_good());
+    assert!(!Residual::of_planned(&model, observation, &result.scenario).is_good());
 }
 
 #[test]
