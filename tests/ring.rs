@@ -153,7 +153,8 @@ fn a_burst_arrives_whole_in_order_with_its_source_and_time() {
 
 #[test]
 fn more_datagrams_than_buffers_all_arrive_and_the_shortage_is_counted() {
-    let mut ring = ring_at("127.0.0.1:0", RingConfig { receive_buffers: 4, gso: true });
+    let mut ring =
+        ring_at("127.0.0.1:0", RingConfig { receive_buffers: 4, ..RingConfig::default() });
     let (address, peer) = (ring.local_addr().unwrap(), peer());
     for round in 0..10_u32 {
         for number in 0..100 {
@@ -169,7 +170,8 @@ fn more_datagrams_than_buffers_all_arrive_and_the_shortage_is_counted() {
 
 #[test]
 fn a_turn_ends_at_its_maximum_and_the_next_one_goes_on() {
-    let mut ring = ring_at("127.0.0.1:0", RingConfig { receive_buffers: 8, gso: true });
+    let mut ring =
+        ring_at("127.0.0.1:0", RingConfig { receive_buffers: 8, ..RingConfig::default() });
     let (address, peer) = (ring.local_addr().unwrap(), peer());
     for number in 0..30 {
         peer.send_to(&pattern(1, number, 100), address).unwrap();
@@ -200,7 +202,8 @@ fn empty_and_oversize_datagrams_are_delivered_and_stop_nothing() {
 
 #[test]
 fn bytes_can_be_changed_in_place_and_a_panic_over_them_loses_no_buffer() {
-    let mut ring = ring_at("127.0.0.1:0", RingConfig { receive_buffers: 2, gso: true });
+    let mut ring =
+        ring_at("127.0.0.1:0", RingConfig { receive_buffers: 2, ..RingConfig::default() });
     let (address, peer) = (ring.local_addr().unwrap(), peer());
     for _ in 0..10 {
         peer.send_to(b"poison", address).unwrap();
@@ -283,9 +286,11 @@ fn a_segmented_send_ends_at_what_the_kernel_takes_in_one() {
 
 #[test]
 fn slots_reused_thousands_of_times_never_show_another_datagrams_bytes() {
-    let mut ring = ring_at("127.0.0.1:0", RingConfig { receive_buffers: 64, gso: true });
+    let mut ring =
+        ring_at("127.0.0.1:0", RingConfig { receive_buffers: 64, ..RingConfig::default() });
     let address = ring.local_addr().unwrap();
-    let mut echo = ring_at("127.0.0.1:0", RingConfig { receive_buffers: 64, gso: true });
+    let mut echo =
+        ring_at("127.0.0.1:0", RingConfig { receive_buffers: 64, ..RingConfig::default() });
     let echo_address = echo.local_addr().unwrap();
     let (mut out, mut back) = (egress(), egress());
     let mut total = Sent::default();
@@ -414,7 +419,7 @@ fn dropping_a_ring_that_receives_frees_its_port() {
                 Err(error) => assert!(Instant::now() < end, "round {round}: {error}"),
             }
         };
-        let config = RingConfig { receive_buffers: 16, gso: true };
+        let config = RingConfig { receive_buffers: 16, ..RingConfig::default() };
         let mut ring = Ring::new(&config, socket).unwrap();
         for _ in 0..round {
             peer.send_to(b"unread", listen).unwrap();
@@ -429,7 +434,8 @@ fn dropping_a_ring_that_receives_frees_its_port() {
 fn a_ring_and_its_egress_may_go_right_after_a_send() {
     for round in 0..50_u32 {
         let peer = peer();
-        let mut ring = ring_at("127.0.0.1:0", RingConfig { receive_buffers: 8, gso: true });
+        let mut ring =
+            ring_at("127.0.0.1:0", RingConfig { receive_buffers: 8, ..RingConfig::default() });
         let mut egress = egress();
         for number in 0..100 {
             let path = Path::to(peer.local_addr().unwrap());
@@ -507,7 +513,8 @@ fn what_arrives_during_a_send_wakes_the_sleeper_after_it() {
 
 #[test]
 fn a_sleeper_is_woken_while_a_shortage_of_buffers_lasts() {
-    let mut ring = ring_at("127.0.0.1:0", RingConfig { receive_buffers: 1, gso: true });
+    let mut ring =
+        ring_at("127.0.0.1:0", RingConfig { receive_buffers: 1, ..RingConfig::default() });
     let (address, peer) = (ring.local_addr().unwrap(), peer());
     let woken = watch(&ring);
     for number in 0..20 {
@@ -540,7 +547,8 @@ fn duplicates_outlive_their_original_and_adopt_changes_the_type() {
 fn a_pool_that_is_no_power_of_two_is_refused_with_a_remedy() {
     for receive_buffers in [0, 3, 1_000, 40_000] {
         let socket = socket::open(loopback(), SocketBuffers::default()).unwrap();
-        let error = Ring::new(&RingConfig { receive_buffers, gso: true }, socket).unwrap_err();
+        let error = Ring::new(&RingConfig { receive_buffers, ..RingConfig::default() }, socket)
+            .unwrap_err();
         assert!(error.to_string().contains("power of two"), "{error}");
     }
 }

@@ -26,7 +26,7 @@ fn loopback() -> SocketAddr {
 
 fn ring() -> Ring {
     let socket = socket::open(loopback(), SocketBuffers::default()).unwrap();
-    Ring::new(&RingConfig { receive_buffers: 8, gso: true }, socket).unwrap()
+    Ring::new(&RingConfig { receive_buffers: 8, ..RingConfig::default() }, socket).unwrap()
 }
 
 /// A pair of sockets, the second of which is watched.

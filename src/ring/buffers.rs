@@ -16,8 +16,6 @@ use std::{
 
 use io_uring::{Submitter, types::BufRingEntry};
 
-use crate::limits::RECEIVE_BUFFER_BYTES;
-
 /// The group that requests name; a ring has one.
 pub(super) const GROUP: u16 = 0;
 
@@ -27,17 +25,20 @@ pub(super) struct Buffers {
     descriptors: Pages,
     pool: Pages,
     count: u16,
+    /// Bytes of each.
+    size: u32,
     tail: u16,
 }
 
 impl Buffers {
-    /// Maps `count` buffers, a power of two up to 32,768, all of them lent.
-    pub(super) fn new(count: u16) -> io::Result<Self> {
+    /// Maps `count` buffers, a power of two up to 32,768, of `size` bytes, all of them lent.
+    pub(super) fn new(count: u16, size: u32) -> io::Result<Self> {
         assert!(count.is_power_of_two() && count <= 32_768, "the kernel takes no such buffer ring");
         let mut buffers = Self {
             descriptors: Pages::map(usize::from(count) * size_of::<BufRingEntry>())?,
-            pool: Pages::map(usize::from(count) * RECEIVE_BUFFER_BYTES)?,
+            pool: Pages::map(usize::from(count) * size as usize)?,
             count,
+            size,
             tail: 0,
         };
         for id in 0..count {
@@ -60,10 +61,7 @@ impl Buffers {
     /// A completion gave `id`, and this is the only call for that completion.
     #[inline]
     pub(super) unsafe fn take(&mut self, id: u16, len: usize) -> Filled<'_> {
-        assert!(
-            id < self.count && len <= RECEIVE_BUFFER_BYTES,
-            "the kernel named a foreign buffer"
-        );
+        assert!(id < self.count && len <= self.size as usize, "the kernel named a foreign buffer");
         Filled { buffers: self, id, len }
     }
 
@@ -76,7 +74,7 @@ impl Buffers {
     #[inline]
     fn buffer(&self, id: u16) -> NonNull<u8> {
         // SAFETY: `id < count`, so the offset is inside the mapping of `count` buffers.
-        unsafe { self.pool.base.add(usize::from(id) * RECEIVE_BUFFER_BYTES) }
+        unsafe { self.pool.base.add(usize::from(id) * self.size as usize) }
     }
 
     /// Lends a buffer to the kernel.
@@ -93,7 +91,7 @@ impl Buffers {
         unsafe {
             let entry = &mut *base.add(slot).as_ptr();
             entry.set_addr(address);
-            entry.set_len(RECEIVE_BUFFER_BYTES as u32);
+            entry.set_len(self.size);
             entry.set_bid(id);
             let tail = BufRingEntry::tail(base.as_ptr()).cast_mut();
             AtomicU16::from_ptr(tail).store(self.tail, Ordering::Release);

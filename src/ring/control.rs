@@ -25,6 +25,8 @@ pub(super) struct Arrival {
     pub received_at_ns: Option<u64>,
     /// Our address it was sent to.
     pub local: Option<IpAddr>,
+    /// Length of the datagrams that it has several of (`UDP_GRO`), but for the last.
+    pub segment: Option<u16>,
 }
 
 /// Reads a chain that the kernel wrote. Stops at the first header that contradicts the length.
@@ -42,6 +44,11 @@ pub(super) fn read(mut chain: &[u8]) -> Arrival {
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 arrival.local = value.first_chunk().map(|&ip| unmapped(ip));
+            }
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                let len = value.first_chunk().map(|&len| i32::from_ne_bytes(len));
+                arrival.segment =
+                    len.and_then(|len| u16::try_from(len).ok()).filter(|len| *len > 0);
             }
             _ => {}
         }
@@ -158,12 +165,21 @@ mod tests {
         let expected = Arrival {
             received_at_ns: Some(1_700_000_000_000_000_042),
             local: Some("127.0.0.2".parse().unwrap()),
+            segment: None,
         };
         assert_eq!(read(&[stamp.as_slice(), v4.bytes()].concat()), expected);
         assert_eq!(read(&[v4.bytes(), stamp.as_slice()].concat()), expected);
         let mut mapped = Chain::EMPTY;
         assert!(mapped.leave_from(Family::V6, "127.0.0.2".parse().unwrap()));
         assert_eq!(read(&[mapped.bytes(), stamp.as_slice()].concat()), expected);
+    }
+
+    #[test]
+    fn a_segment_length_is_read_and_none_that_cuts_nothing() {
+        let read_of =
+            |len: i32| read(&message(libc::SOL_UDP, libc::UDP_GRO, &len.to_ne_bytes())).segment;
+        assert_eq!(read_of(1_178), Some(1_178));
+        assert_eq!([read_of(0), read_of(-1), read_of(65_536)], [None; 3]);
     }
 
     #[test]

@@ -23,8 +23,12 @@ pub(super) const NAME_ROOM: usize = 32;
 /// starts on a cache line.
 pub(super) const CONTROL_ROOM: usize = 80;
 
+/// Room for the length of segments (24 bytes) besides.
+pub(super) const CONTROL_ROOM_GRO: usize = 144;
+
 const _: () = assert!(address::ADDRESS_BYTES <= NAME_ROOM);
 const _: () = assert!((HEADER_BYTES + NAME_ROOM + CONTROL_ROOM).is_multiple_of(64));
+const _: () = assert!((HEADER_BYTES + NAME_ROOM + CONTROL_ROOM_GRO).is_multiple_of(64));
 const _: () = assert!(HEADER_BYTES + NAME_ROOM + CONTROL_ROOM < RECEIVE_BUFFER_BYTES);
 
 /// A datagram in its receive buffer, which is the kernel's again when the closure that got it
@@ -42,9 +46,30 @@ pub struct Received<'a> {
     pub truncated: bool,
 }
 
-/// Reads a filled buffer, of the length that the completion gave.
+/// What a buffer holds: one datagram, or several of one length that came together.
+#[derive(Debug)]
+pub(super) struct Filling<'a> {
+    first: Received<'a>,
+    segment: Option<u16>,
+}
+
+impl<'a> Filling<'a> {
+    /// Each datagram in turn.
+    #[inline]
+    pub(super) fn datagrams(self) -> impl Iterator<Item = Received<'a>> {
+        let Received { path, bytes, received_at_ns, truncated } = self.first;
+        let len = self.segment.map_or(bytes.len(), usize::from).max(1);
+        // A datagram without payload is one as well.
+        let empty: Option<&mut [u8]> = bytes.is_empty().then(Default::default);
+        let each = move |bytes| Received { path, bytes, received_at_ns, truncated };
+        empty.into_iter().chain(bytes.chunks_mut(len)).map(each)
+    }
+}
+
+/// Reads a filled buffer, of the length that the completion gave, with so much room for control
+/// messages.
 #[inline]
-pub(super) fn parse(buffer: &mut [u8]) -> Option<Received<'_>> {
+pub(super) fn parse(buffer: &mut [u8], control_room: usize) -> Option<Filling<'_>> {
     let (header, rest) = buffer.split_first_chunk_mut::<HEADER_BYTES>()?;
     let word = |at: usize| {
         u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
@@ -53,16 +78,17 @@ pub(super) fn parse(buffer: &mut [u8]) -> Option<Received<'_>> {
     let flags = word(12) as i32;
 
     let (name, rest) = rest.split_at_mut_checked(NAME_ROOM)?;
-    let (control, payload) = rest.split_at_mut_checked(CONTROL_ROOM)?;
+    let (control, payload) = rest.split_at_mut_checked(control_room)?;
     let remote = address::read(&name[..name_len.min(NAME_ROOM)])?;
-    let arrival = control::read(&control[..control_len.min(CONTROL_ROOM)]);
+    let arrival = control::read(&control[..control_len.min(control_room)]);
     let payload_len = payload_len.min(payload.len());
-    Some(Received {
+    let first = Received {
         path: Path { remote, local: arrival.local },
         bytes: &mut payload[..payload_len],
         received_at_ns: arrival.received_at_ns,
         truncated: flags & libc::MSG_TRUNC != 0,
-    })
+    };
+    Some(Filling { first, segment: arrival.segment })
 }
 
 #[cfg(test)]
@@ -82,6 +108,27 @@ mod tests {
         buffer.resize(HEADER_BYTES + NAME_ROOM + CONTROL_ROOM, 0);
         buffer.extend_from_slice(payload);
         buffer
+    }
+
+    fn parse(buffer: &mut [u8]) -> Option<Received<'_>> {
+        super::parse(buffer, CONTROL_ROOM).map(|filling| filling.first)
+    }
+
+    #[test]
+    fn datagrams_that_came_together_are_told_apart() {
+        for (segment, payload, expected) in [
+            (Some(3), &b"onetwothr"[..], &[&b"one"[..], b"two", b"thr"][..]),
+            (Some(4), b"fourfive6", &[b"four", b"five", b"6"]),
+            (Some(9), b"one", &[b"one"]),
+            (None, b"whole", &[b"whole"]),
+            (None, b"", &[b""]),
+            (Some(2), b"", &[b""]),
+        ] {
+            let mut buffer = filled([16, 0, payload.len() as u32], 0, payload);
+            let filling = super::parse(&mut buffer, CONTROL_ROOM).unwrap();
+            let datagrams = Filling { segment, ..filling }.datagrams();
+            assert_eq!(datagrams.map(|it| it.bytes.to_vec()).collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

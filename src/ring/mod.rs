@@ -44,7 +44,7 @@ use io_uring::{
 
 use crate::{
     egress::Egress,
-    limits::{RECEIVE_BUFFERS, SEND_BATCH_MAX},
+    limits::{RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, SEND_BATCH_MAX},
 };
 
 mod address;
@@ -74,6 +74,12 @@ const CANCEL: u64 = u64::MAX - 1;
 /// to a power of two.
 const SUBMISSIONS: u32 = (SEND_BATCH_MAX + 2 + watches::MAX).next_power_of_two() as u32;
 
+/// Bytes of a receive buffer that holds whatever the kernel has in one piece: the longest datagram
+/// of IP, and the room before it, to whole pages.
+const GRO_BUFFER_BYTES: usize = 68 * 1_024;
+
+const _: () = assert!(GRO_BUFFER_BYTES > u16::MAX as usize + 192);
+
 /// How long one wait for the cancelled requests lasts, and how many are waited. A request
 /// that only polls a socket is cancelled at once; this is for a machine that is out of memory.
 const CANCEL_WAIT: Duration = Duration::from_millis(100);
@@ -87,11 +93,15 @@ pub struct RingConfig {
     /// Whether equal-sized datagrams to one destination are sent in one piece that the kernel cuts
     /// (UDP GSO, `UDP_SEGMENT`). The ring switches it off by itself where the device cannot.
     pub gso: bool,
+    /// Whether datagrams that the kernel has in one piece are received so, and cut here (UDP GRO).
+    /// For a generator of load, which receives what one sender has sent in such pieces; a receive
+    /// buffer takes 68 KiB then.
+    pub gro: bool,
 }
 
 impl Default for RingConfig {
     fn default() -> Self {
-        Self { receive_buffers: RECEIVE_BUFFERS, gso: true }
+        Self { receive_buffers: RECEIVE_BUFFERS, gso: true, gro: false }
     }
 }
 
@@ -107,6 +117,7 @@ pub struct Ring {
     buffers: Buffers,
     /// What the receive request points to: how much room address and control messages have.
     header: Box<libc::msghdr>,
+    control_room: usize,
     batch: Batch,
     socket: UdpSocket,
     eventfd: OwnedFd,
@@ -151,7 +162,13 @@ impl Ring {
         }
         let local = socket.local_addr().map_err(refused("the socket's address"))?;
         let uring = set_up(SUBMISSIONS, u32::from(count) + SUBMISSIONS)?;
-        let buffers = Buffers::new(count).map_err(refused("receive buffers"))?;
+        let (size, control_room) = if config.gro {
+            socket::set(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).map_err(refused("UDP_GRO"))?;
+            (GRO_BUFFER_BYTES, datagram::CONTROL_ROOM_GRO)
+        } else {
+            (RECEIVE_BUFFER_BYTES, datagram::CONTROL_ROOM)
+        };
+        let buffers = Buffers::new(count, size as u32).map_err(refused("receive buffers"))?;
         let eventfd = new_eventfd().map_err(refused("an eventfd"))?;
         let submitter = uring.submitter();
         buffers.register(&submitter).map_err(refused("receive buffers"))?;
@@ -160,11 +177,12 @@ impl Ring {
 
         let mut header = Box::new(batch::empty_header());
         header.msg_namelen = datagram::NAME_ROOM as u32;
-        header.msg_controllen = datagram::CONTROL_ROOM;
+        header.msg_controllen = control_room;
         let mut ring = Self {
             uring,
             buffers,
             header,
+            control_room,
             batch: Batch::new(Family::of(local), config.gso),
             socket,
             eventfd,
@@ -279,8 +297,8 @@ impl Ring {
             || submissions.cq_overflow()
     }
 
-    /// Delivers up to `max` datagrams and returns how many. Only after fewer than `max` may the
-    /// caller sleep on the eventfd. A datagram's buffer is the kernel's again when `deliver`
+    /// Delivers up to `max` datagrams and returns how many; more if some came in one piece. Only
+    /// after fewer than `max` may the caller sleep on the eventfd. A datagram's buffer is the kernel's again when `deliver`
     /// returns.
     pub fn receive(&mut self, max: usize, mut deliver: impl FnMut(Received<'_>)) -> usize {
         self.receive_while(max, |received| {
@@ -320,14 +338,17 @@ impl Ring {
             let len = usize::try_from(result).unwrap_or(0);
             // SAFETY: a completion of our only receive request names `id`, and was just removed.
             let mut filled = unsafe { self.buffers.take(id, len) };
-            match datagram::parse(filled.bytes()) {
-                Some(received) => {
-                    delivered += 1;
-                    if deliver(received).is_break() {
-                        return Delivered { delivered, drained: false };
-                    }
-                }
-                None => self.receive_errors += 1,
+            let Some(filling) = datagram::parse(filled.bytes(), self.control_room) else {
+                self.receive_errors += 1;
+                continue;
+            };
+            let mut enough = false;
+            for received in filling.datagrams() {
+                delivered += 1;
+                enough |= deliver(received).is_break();
+            }
+            if enough {
+                return Delivered { delivered, drained: false };
             }
         }
         Delivered { delivered, drained: false }

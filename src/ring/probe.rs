@@ -11,7 +11,10 @@ use std::{
 
 use io_uring::IoUring;
 
-use crate::ring::{Ring, RingConfig, RingError, buffers::Buffers, set_up, socket};
+use crate::{
+    limits::RECEIVE_BUFFER_BYTES,
+    ring::{Ring, RingConfig, RingError, buffers::Buffers, set_up, socket},
+};
 
 /// Loopback delivers before `sendto` returns; this is for a machine that is very busy.
 const ARRIVAL_WAIT: Duration = Duration::from_millis(200);
@@ -53,7 +56,7 @@ impl Support {
         let io_uring = IoUring::new(2).map(drop).map_err(RingError::from_io_uring_setup);
         let defer_taskrun = set_up(2, 4);
         let provided_buffer_ring = defer_taskrun.as_ref().is_ok_and(|uring| {
-            Buffers::new(2).is_ok_and(|buffers| {
+            Buffers::new(2, RECEIVE_BUFFER_BYTES as u32).is_ok_and(|buffers| {
                 let submitter = uring.submitter();
                 let registered = buffers.register(&submitter).is_ok();
                 registered && submitter.unregister_buf_ring(super::buffers::GROUP).is_ok()
@@ -88,7 +91,7 @@ fn try_to_receive() -> Result<Arrival, RingError> {
     let refused = |source| RingError::from_setup("a loopback socket", source);
     let socket = socket::open(loopback(), socket::SocketBuffers::default())?;
     let address = socket.local_addr().map_err(refused)?;
-    let mut ring = Ring::new(&RingConfig { receive_buffers: 4, gso: false }, socket)?;
+    let mut ring = Ring::new(&RingConfig { receive_buffers: 4, gso: false, gro: false }, socket)?;
     let peer = UdpSocket::bind(loopback()).map_err(refused)?;
     let mut arrival = Arrival::default();
     for round in 0..2 {

@@ -17,7 +17,7 @@ fn loopback() -> SocketAddr {
 }
 
 fn ring_on(socket: UdpSocket, gso: bool) -> Ring {
-    Ring::new(&RingConfig { receive_buffers: 8, gso }, socket).unwrap()
+    Ring::new(&RingConfig { receive_buffers: 8, gso, gro: false }, socket).unwrap()
 }
 
 fn fill(egress: &mut Egress, to: SocketAddr, payloads: &[&[u8]]) {
@@ -99,4 +99,33 @@ fn a_ring_is_gone_from_the_kernel_when_it_is_dropped() {
     assert!(ring.armed);
     assert!(ring.stop());
     assert!(!ring.armed);
+}
+
+#[test]
+fn what_was_sent_in_one_piece_comes_in_one_and_is_delivered_as_the_datagrams_it_was() {
+    let mut sender = ring_on(open(loopback(), SocketBuffers::default()).unwrap(), true);
+    let socket = open(loopback(), SocketBuffers::default()).unwrap();
+    let config = RingConfig { receive_buffers: 8, gro: true, ..RingConfig::default() };
+    let mut receiver = Ring::new(&config, socket).unwrap();
+    let to = receiver.local_addr().unwrap();
+    let mut egress = Egress::new(64, 65_536);
+    egress.reserve_flows(1);
+    let payloads: Vec<Vec<u8>> =
+        (0..40).map(|number| vec![number; if number < 39 { 1_200 } else { 77 }]).collect();
+    for round in 0..20 {
+        let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+        fill(&mut egress, to, &payloads);
+        assert_eq!(sender.send(&mut egress).traversals, 1);
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        while receiver.arrived.is_empty() && std::time::Instant::now() < end {
+            receiver.wait(Duration::from_secs(1));
+        }
+        assert_eq!(receiver.arrived.len(), 1, "round {round}");
+        let mut heard: Vec<Vec<u8>> = Vec::new();
+        let stamped = receiver.receive(1, |received| {
+            assert!(received.received_at_ns.is_some() && !received.truncated);
+            heard.push(received.bytes.to_vec());
+        });
+        assert_eq!((stamped, heard), (40, payloads.iter().map(|it| it.to_vec()).collect()));
+    }
 }
