@@ -33,7 +33,7 @@ pub const EGRESS_DATAGRAMS_MAX: usize = CHANNEL_SESSIONS_MAX + EGRESS_FLUSH_AT;
 /// (512 × 200 bytes of voice = 100 KiB).
 pub const EGRESS_FLUSH_AT: usize = 512;
 
-/// Datagrams handled before the media task looks at WebSockets again.
+/// Datagrams handled before a shard looks at its WebSockets again.
 pub const MEDIA_BATCH_MAX: usize = 64;
 
 /// Receive buffers of one ring: sixteen batches, 2 MiB. While all are taken datagrams wait in the

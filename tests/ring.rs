@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{self, Read},
+    io::Read,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     panic::{AssertUnwindSafe, catch_unwind},
     process::Command,
@@ -32,6 +32,10 @@ fn loopback() -> SocketAddr {
 fn ring_at(listen: &str, config: RingConfig) -> Ring {
     let socket = socket::open(listen.parse().unwrap(), SocketBuffers::default()).unwrap();
     Ring::new(&config, socket).unwrap()
+}
+
+fn ring_of(receive_buffers: u16) -> Ring {
+    ring_at("127.0.0.1:0", RingConfig { receive_buffers, ..RingConfig::default() })
 }
 
 fn ring() -> Ring {
@@ -153,8 +157,7 @@ fn a_burst_arrives_whole_in_order_with_its_source_and_time() {
 
 #[test]
 fn more_datagrams_than_buffers_all_arrive_and_the_shortage_is_counted() {
-    let mut ring =
-        ring_at("127.0.0.1:0", RingConfig { receive_buffers: 4, ..RingConfig::default() });
+    let mut ring = ring_of(4);
     let (address, peer) = (ring.local_addr().unwrap(), peer());
     for round in 0..10_u32 {
         for number in 0..100 {
@@ -170,8 +173,7 @@ fn more_datagrams_than_buffers_all_arrive_and_the_shortage_is_counted() {
 
 #[test]
 fn a_turn_ends_at_its_maximum_and_the_next_one_goes_on() {
-    let mut ring =
-        ring_at("127.0.0.1:0", RingConfig { receive_buffers: 8, ..RingConfig::default() });
+    let mut ring = ring_of(8);
     let (address, peer) = (ring.local_addr().unwrap(), peer());
     for number in 0..30 {
         peer.send_to(&pattern(1, number, 100), address).unwrap();
@@ -202,8 +204,7 @@ fn empty_and_oversize_datagrams_are_delivered_and_stop_nothing() {
 
 #[test]
 fn bytes_can_be_changed_in_place_and_a_panic_over_them_loses_no_buffer() {
-    let mut ring =
-        ring_at("127.0.0.1:0", RingConfig { receive_buffers: 2, ..RingConfig::default() });
+    let mut ring = ring_of(2);
     let (address, peer) = (ring.local_addr().unwrap(), peer());
     for _ in 0..10 {
         peer.send_to(b"poison", address).unwrap();
@@ -286,11 +287,9 @@ fn a_segmented_send_ends_at_what_the_kernel_takes_in_one() {
 
 #[test]
 fn slots_reused_thousands_of_times_never_show_another_datagrams_bytes() {
-    let mut ring =
-        ring_at("127.0.0.1:0", RingConfig { receive_buffers: 64, ..RingConfig::default() });
+    let mut ring = ring_of(64);
     let address = ring.local_addr().unwrap();
-    let mut echo =
-        ring_at("127.0.0.1:0", RingConfig { receive_buffers: 64, ..RingConfig::default() });
+    let mut echo = ring_of(64);
     let echo_address = echo.local_addr().unwrap();
     let (mut out, mut back) = (egress(), egress());
     let mut total = Sent::default();
@@ -434,8 +433,7 @@ fn dropping_a_ring_that_receives_frees_its_port() {
 fn a_ring_and_its_egress_may_go_right_after_a_send() {
     for round in 0..50_u32 {
         let peer = peer();
-        let mut ring =
-            ring_at("127.0.0.1:0", RingConfig { receive_buffers: 8, ..RingConfig::default() });
+        let mut ring = ring_of(8);
         let mut egress = egress();
         for number in 0..100 {
             let path = Path::to(peer.local_addr().unwrap());
@@ -513,8 +511,7 @@ fn what_arrives_during_a_send_wakes_the_sleeper_after_it() {
 
 #[test]
 fn a_sleeper_is_woken_while_a_shortage_of_buffers_lasts() {
-    let mut ring =
-        ring_at("127.0.0.1:0", RingConfig { receive_buffers: 1, ..RingConfig::default() });
+    let mut ring = ring_of(1);
     let (address, peer) = (ring.local_addr().unwrap(), peer());
     let woken = watch(&ring);
     for number in 0..20 {
@@ -618,16 +615,4 @@ fn fill_the_send_buffer() {
         }
     }
     assert!(u64::from(arrived.get(&1).copied().unwrap_or(0)) <= sent.packets);
-}
-
-#[test]
-fn descriptors_run_out_as_an_error_of_the_system() {
-    struct Closed;
-    impl std::os::fd::AsRawFd for Closed {
-        fn as_raw_fd(&self) -> std::os::fd::RawFd {
-            i32::MAX
-        }
-    }
-    let error: io::Error = fd::duplicate(&Closed).unwrap_err();
-    assert!(error.raw_os_error().is_some());
 }

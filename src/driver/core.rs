@@ -38,7 +38,7 @@ const LATENCY_SAMPLE: u64 = 16;
 /// How long other work may keep the core before media that has arrived is seen to.
 pub const MEDIA_LATENCY: Duration = Duration::from_micros(500);
 
-/// A pause in other work in which the executor has looked for what else has come.
+/// A pause in other work in which the shard's loop has looked for what else has come.
 const WORK_PAUSE: Duration = Duration::from_millis(2);
 
 /// How close together two ticks may be. The shard's deadlines are tens of milliseconds long at the

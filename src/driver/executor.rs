@@ -27,6 +27,17 @@ const IO_MEMORY_BYTES: usize = 256 * 1_024;
 /// has glommio 0.9 sleep on tasks that could run, if its thread loses the core at the wrong moment.
 const NEVER: Duration = Duration::from_secs(24 * 3_600);
 
+/// Requests that one of glommio's rings takes at once. What is more waits in a queue of glommio's,
+/// out of the kernel's sight, for another round.
+const RING_DEPTH: u32 = 1_024;
+
+/// Requests that are handed over in a round at least: less than fit, for glommio has some itself.
+const HANDED_OVER: u64 = 900;
+
+/// Requests that a task makes at most when it is polled: that it can read, that it can write, that
+/// it no longer waits for one of them.
+const REQUESTS_OF_POLL: u64 = 4;
+
 /// How often a ring must tell what happens to be taken for glommio's: others' rings are busy too.
 const SIGNS: usize = 4;
 
@@ -37,9 +48,8 @@ const SUBMIT_PAUSE: Duration = Duration::from_millis(1);
 pub struct Executor {
     glommio: LocalExecutor,
     tasks: Rc<Tasks>,
-    /// Whether a task has run in the last round: what it asked the kernel for is handed over in the
-    /// next.
-    unsettled: Cell<bool>,
+    /// Requests of tasks, at most, that have not been handed to the kernel.
+    requests: Cell<u64>,
 }
 
 impl Executor {
@@ -51,9 +61,10 @@ impl Executor {
         let glommio = LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
             .io_memory(IO_MEMORY_BYTES)
             .preempt_timer(NEVER)
+            .ring_depth(RING_DEPTH as usize)
             .name(name)
             .make()?;
-        Ok(Self { glommio, tasks: Rc::default(), unsettled: Cell::new(true) })
+        Ok(Self { glommio, tasks: Rc::default(), requests: Cell::new(1) })
     }
 
     /// What the loop and the tasks know of each other.
@@ -70,12 +81,13 @@ impl Executor {
             self.tasks.release();
             work();
         });
-        self.unsettled.set(self.tasks.polls() != before);
+        let left = self.requests.get().saturating_sub(HANDED_OVER);
+        self.requests.set(left + REQUESTS_OF_POLL * (self.tasks.polls() - before));
     }
 
     /// Whether there has to be another round whatever happens.
     pub fn wants_round(&self) -> bool {
-        self.unsettled.get() || self.tasks.has_resting()
+        self.requests.get() > 0 || self.tasks.has_resting()
     }
 
     /// The ring in which glommio waits for sockets: readable when there is something for a round.
@@ -164,6 +176,51 @@ mod tests {
             assert_eq!(heard.borrow().last(), Some(&byte));
         }
         drop(others);
+    }
+
+    #[test]
+    fn of_more_sockets_than_a_ring_takes_at_once_each_is_heard() {
+        const SOCKETS: usize = 3_000;
+        let executor = Executor::new("mine", None).unwrap();
+        let ring = executor.find_ring().expect("found");
+        let tasks = executor.tasks().clone();
+        let heard = Rc::new(Cell::new(0));
+        let mut near = Vec::new();
+        executor.round(|| {
+            for _ in 0..SOCKETS {
+                let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+                near.push(ours);
+                let mut stream: glommio::net::TcpStream = fd::adopt(OwnedFd::from(theirs));
+                let (heard, task) = (heard.clone(), tasks.clone());
+                tasks.spawn(async move {
+                    let mut bytes = [0; 64];
+                    while stream.read(&mut bytes).await.is_ok_and(|len| len > 0) {
+                        heard.set(heard.get() + 1);
+                        task.rest().await;
+                    }
+                });
+            }
+        });
+        let settle = || {
+            while executor.wants_round() {
+                executor.round(|| ());
+            }
+        };
+        // All at once, so that all ask anew in one round; then each by itself.
+        for (pass, at_once) in [(1, SOCKETS), (2, 1)] {
+            for some in near.chunks_mut(at_once) {
+                settle();
+                let before = heard.get();
+                some.iter_mut().for_each(|socket| socket.write_all(b"!").unwrap());
+                let patience = Instant::now() + Duration::from_secs(60);
+                while heard.get() < before + some.len() && Instant::now() < patience {
+                    if executor.wants_round() || is_readable(&ring) {
+                        executor.round(|| ());
+                    }
+                }
+                assert_eq!(heard.get(), before + some.len(), "pass {pass}");
+            }
+        }
     }
 
     #[test]

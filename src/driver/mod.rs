@@ -1,5 +1,4 @@
-//! Loops that join a shard to the world: glommio executors, the media ring, TCP and TLS. No
-//! decisions.
+//! Loops that join a shard to the world: the media ring, glommio, TCP and TLS. No decisions.
 
 mod core;
 mod executor;

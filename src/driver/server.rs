@@ -192,7 +192,7 @@ impl Server {
                 cpu,
                 listener,
                 socket: media,
-                ring: RingConfig { gso: config.media.gso, ..RingConfig::default() },
+                ring: RingConfig { gso: config.media.gso, eventfd: false, ..RingConfig::default() },
                 busy_poll: config.media.busy_poll,
                 tls: tls.clone(),
                 plaintext: config.gateway.plaintext,

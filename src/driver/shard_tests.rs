@@ -72,7 +72,7 @@ impl Played {
             cpu: None,
             listener,
             socket: socket::open(local, SocketBuffers::default()).expect("a socket"),
-            ring: RingConfig::default(),
+            ring: RingConfig { eventfd: false, ..RingConfig::default() },
             busy_poll: false,
             tls: None,
             plaintext: Plaintext::Always,
@@ -372,4 +372,12 @@ fn who_was_told_to_go_and_talks_on_is_not_listened_to_for_long() {
         assert!(sent < 4 * 1_024 * 1_024, "it is still listened to");
     };
     assert!(matches!(ended, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{ended:?}");
+}
+
+#[test]
+fn a_shard_that_never_sleeps_hears_of_everything_too() {
+    let played = Played::start(|thread| thread.busy_poll = true);
+    let _clients: Vec<_> = (10..30).map(|user| played.joined(user)).collect();
+    assert_eq!(played.report().connections, 20);
+    assert_eq!(played.report().sessions, 20);
 }

@@ -21,6 +21,7 @@ type Work = Rc<RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>>>;
 pub struct Tasks {
     works: RefCell<Slab<Work>>,
     polls: Cell<u64>,
+    rounds: Cell<u64>,
     resting: RefCell<Vec<Waker>>,
     /// One reference more than there are deadlines.
     deadlines: Rc<()>,
@@ -47,7 +48,8 @@ impl Tasks {
     }
 
     /// Drops what all tasks hold. glommio 0.9 would keep it when it is dropped itself: sockets, and
-    /// the ring of a shard that starts anew, which would go on to receive.
+    /// the ring of a shard that starts anew, which would go on to receive. It still keeps a little
+    /// memory and a descriptor, once for each restart of a shard's driver.
     pub fn end(&self) {
         let works = self.works.take();
         for (_, work) in &works {
@@ -64,17 +66,19 @@ impl Tasks {
         self.polls.get()
     }
 
-    /// Lets all others have their turn: the calling task goes on in the next round.
-    pub async fn rest(&self) {
-        let mut rested = false;
-        poll_fn(|context| {
-            if std::mem::replace(&mut rested, true) {
-                return Poll::Ready(());
+    /// Lets all others have their turn: the calling task goes on in the next round, or sooner if
+    /// something else wakes it. Whether it was the round.
+    pub async fn rest(&self) -> bool {
+        let mut resting_since = None;
+        poll_fn(|context| match resting_since {
+            Some(round) => Poll::Ready(self.rounds.get() != round),
+            None => {
+                resting_since = Some(self.rounds.get());
+                self.resting.borrow_mut().push(context.waker().clone());
+                Poll::Pending
             }
-            self.resting.borrow_mut().push(context.waker().clone());
-            Poll::Pending
         })
-        .await;
+        .await
     }
 
     /// Whether a task rests.
@@ -84,6 +88,7 @@ impl Tasks {
 
     /// Has those that rest go on, at the beginning of a round.
     pub fn release(&self) {
+        self.rounds.set(self.rounds.get() + 1);
         for waker in self.resting.take() {
             waker.wake();
         }

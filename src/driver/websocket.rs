@@ -4,7 +4,7 @@
 use std::{
     future::{Future, poll_fn},
     net::IpAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -244,8 +244,9 @@ impl Conversation {
                 }
             }
             // Once what has come is dealt with: a speaker's op 5 goes before its first packet.
-            if std::mem::take(&mut fed) {
-                self.rest().await;
+            if fed {
+                // What is to be said meanwhile does not wait for the next round; reading does.
+                fed = !self.rest().await;
                 continue;
             }
             match self.wait(reading, None).await {
@@ -311,15 +312,22 @@ impl Conversation {
         }
     }
 
-    /// Lets other connections have their turn, and media if it has waited for long: a socket that
-    /// always has more to read would never wait.
-    async fn rest(&self) {
-        self.core.tasks().rest().await;
+    /// Lets media have its turn if it has waited for long, and the other connections: a socket that
+    /// always has more to read would never wait. Whether that took until the next round, and not
+    /// only until there was something in the line.
+    async fn rest(&self) -> bool {
         self.core.relieve();
+        let mut rest = pin!(self.core.tasks().rest());
+        poll_fn(|context| match self.line.poll_ready(context) {
+            true => Poll::Ready(false),
+            false => rest.as_mut().poll(context),
+        })
+        .await
     }
 
     /// Waits for the line, for bytes (if `reading`), or for the deadline.
     async fn wait(&mut self, reading: bool, mut deadline: Option<&mut Deadline>) -> Wake {
+        self.core.relieve();
         let Self { stream, wire, line, core, id, .. } = self;
         poll_fn(|context| {
             if line.poll_ready(context) || (!reading && !core.is_undecided(*id)) {
@@ -406,6 +414,7 @@ impl Conversation {
                 0 => return,
                 len => read += len,
             }
+            self.core.relieve();
         }
     }
 }

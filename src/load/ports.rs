@@ -96,7 +96,7 @@ impl Port {
         let sizes = SocketBuffers { receive_bytes: socket_bytes, send_bytes: socket_bytes };
         let socket = socket::open((listen, 0).into(), sizes)?;
         let address = socket.local_addr().map_err(refused)?;
-        let config = RingConfig { receive_buffers, gso: true, gro: shared };
+        let config = RingConfig { receive_buffers, gro: shared, ..RingConfig::default() };
         let ring = Ring::new(&config, socket)?;
         Ok(Self { ring, egress: Egress::new(BATCH, BATCH * DATAGRAM_BYTES_MAX), address })
     }

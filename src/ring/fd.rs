@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
     path::Path,
 };
 
@@ -18,8 +18,9 @@ pub fn adopt<T: FromRawFd>(fd: OwnedFd) -> T {
 /// # Errors
 /// The process has no descriptor left (EMFILE).
 pub fn duplicate(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
-    // SAFETY: `fd` is borrowed for the whole call, so its owner cannot close the descriptor in it.
-    unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }.try_clone_to_owned()
+    // SAFETY: the call takes integers and makes a descriptor of its own, which is taken here and
+    // nowhere else; the kernel refuses a number that is no descriptor.
+    unsafe { returned(libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 0)) }
 }
 
 /// Second descriptors of all io_urings that the process has at the moment.
@@ -39,10 +40,10 @@ pub fn io_urings() -> io::Result<Vec<OwnedFd>> {
         if !is_io_uring(fd) {
             continue;
         }
-        // SAFETY: it is only duplicated, and the kernel answers for a number that another thread
-        // has closed meanwhile, or given to another file: such a one is not kept.
-        let duplicate = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned();
-        match duplicate {
+        // SAFETY: the call takes integers and makes a descriptor of its own, which is taken here
+        // and nowhere else. Another thread may have closed `fd` meanwhile, which the kernel says,
+        // or opened another file in its place: such a one is not kept.
+        match unsafe { returned(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0)) } {
             Ok(duplicate) if is_io_uring(duplicate.as_raw_fd()) => found.push(duplicate),
             Err(error) if error.raw_os_error() != Some(libc::EBADF) => return Err(error),
             _ => {}
@@ -62,4 +63,32 @@ pub(super) unsafe fn returned(result: libc::c_int) -> io::Result<OwnedFd> {
     }
     // SAFETY: not negative, so a descriptor; the caller says that it is new and unowned.
     Ok(unsafe { OwnedFd::from_raw_fd(result) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_descriptor_is_an_error_of_the_system() {
+        struct Closed;
+        impl AsRawFd for Closed {
+            fn as_raw_fd(&self) -> RawFd {
+                RawFd::MAX
+            }
+        }
+        assert_eq!(duplicate(&Closed).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn the_rings_of_the_process_are_found_and_nothing_else() {
+        // A process of its own under nextest; under cargo's runner others' rings come and go.
+        let before = io_urings().unwrap().len();
+        let rings: Vec<_> = (0..50).map(|_| io_uring::IoUring::new(2).unwrap()).collect();
+        let with_them = io_urings().unwrap().len();
+        assert!((before + 40..=before + 60).contains(&with_them), "{before}, then {with_them}");
+        drop(rings);
+        let after = io_urings().unwrap().len();
+        assert!(after <= before + 10, "{before}, and {after} in the end");
+    }
 }

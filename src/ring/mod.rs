@@ -97,11 +97,14 @@ pub struct RingConfig {
     /// For a generator of load, which receives what one sender has sent in such pieces; a receive
     /// buffer takes 68 KiB then.
     pub gro: bool,
+    /// Whether the [`eventfd`](Ring::eventfd) is signalled, for who sleeps elsewhere than in
+    /// [`wait`](Ring::wait). Each turn takes a little longer for it.
+    pub eventfd: bool,
 }
 
 impl Default for RingConfig {
     fn default() -> Self {
-        Self { receive_buffers: RECEIVE_BUFFERS, gso: true, gro: false }
+        Self { receive_buffers: RECEIVE_BUFFERS, gso: true, gro: false, eventfd: true }
     }
 }
 
@@ -109,8 +112,8 @@ impl Default for RingConfig {
 /// submissions from that one alone, and the type is not `Send`.
 ///
 /// The driver's turn is: [`receive`](Ring::receive) up to so many, fill an egress,
-/// [`send`](Ring::send) it; when `receive` gave fewer than it was allowed, [`wait`](Ring::wait), or
-/// sleep elsewhere until the [`eventfd`](Ring::eventfd) is readable.
+/// [`send`](Ring::send) it; when `receive` gave fewer than it was allowed, [`wait`](Ring::wait). A
+/// driver with several rings sleeps elsewhere, until an [`eventfd`](Ring::eventfd) is readable.
 pub struct Ring {
     // Dropped first: the kernel lets go of everything below before it is freed.
     uring: IoUring,
@@ -126,6 +129,8 @@ pub struct Ring {
     arrived: VecDeque<Arrived>,
     /// Whether the receive request is in the kernel.
     armed: bool,
+    /// Whether anybody sleeps on the eventfd.
+    eventfd_heeded: bool,
     /// Whether completions write to the eventfd.
     listening: bool,
     watches: Watches,
@@ -188,11 +193,15 @@ impl Ring {
             eventfd,
             arrived: VecDeque::with_capacity(usize::from(count) + 2),
             armed: false,
+            eventfd_heeded: config.eventfd,
             listening: true,
             watches: Watches::default(),
             buffers_exhausted: 0,
             receive_errors: 0,
         };
+        ring.silence();
+        ring.arm();
+        ring.enter(0);
         ring.listen();
         ring.harvest();
         match ring.arrived.front() {
@@ -215,9 +224,10 @@ impl Ring {
         self.socket.local_addr()
     }
 
-    /// Readable when datagrams have arrived since [`receive`](Ring::receive) last gave fewer than
-    /// it was allowed; then `receive`. Reading its eight bytes makes it unreadable again. It
-    /// blocks, as an executor's own io_uring needs: it would answer EAGAIN for a nonblocking one.
+    /// Readable, if the configuration has it so, when datagrams have arrived since
+    /// [`receive`](Ring::receive) last gave fewer than it was allowed; then `receive`. Reading its
+    /// eight bytes makes it unreadable again. It blocks, as an executor's own io_uring needs: it
+    /// would answer EAGAIN for a nonblocking one.
     pub fn eventfd(&self) -> BorrowedFd<'_> {
         self.eventfd.as_fd()
     }
@@ -266,7 +276,11 @@ impl Ring {
     /// Fetches what has arrived and what of the watched is readable, for
     /// [`take_readable`](Ring::take_readable) to tell. Enters the kernel only when it has work.
     pub fn look(&mut self) {
-        if self.uring.submission().taskrun() {
+        self.arm_watches();
+        let submissions = self.uring.submission();
+        let must_enter = !submissions.is_empty() || submissions.taskrun();
+        drop(submissions);
+        if must_enter {
             self.enter(0);
         }
         self.harvest();
@@ -298,8 +312,8 @@ impl Ring {
     }
 
     /// Delivers up to `max` datagrams and returns how many; more if some came in one piece. Only
-    /// after fewer than `max` may the caller sleep on the eventfd. A datagram's buffer is the kernel's again when `deliver`
-    /// returns.
+    /// after fewer than `max` may the caller sleep. A datagram's buffer is the kernel's again when
+    /// `deliver` returns.
     pub fn receive(&mut self, max: usize, mut deliver: impl FnMut(Received<'_>)) -> usize {
         self.receive_while(max, |received| {
             deliver(received);
@@ -420,7 +434,6 @@ impl Ring {
         if !self.armed {
             self.arm();
         }
-        self.arm_watches();
         let (_, submissions, completions) = self.uring.split();
         let work = !submissions.is_empty() || submissions.taskrun() || submissions.cq_overflow();
         let must_enter = work && completions.is_empty();
@@ -464,6 +477,9 @@ impl Ring {
 
     /// Completions from now on write to the eventfd, and what is already there does too.
     fn listen(&mut self) {
+        if !self.eventfd_heeded {
+            return;
+        }
         // With datagrams still here their buffers may be all there are: `receive` arms then.
         if !self.armed && self.arrived.is_empty() {
             self.arm();

@@ -91,7 +91,8 @@ fn try_to_receive() -> Result<Arrival, RingError> {
     let refused = |source| RingError::from_setup("a loopback socket", source);
     let socket = socket::open(loopback(), socket::SocketBuffers::default())?;
     let address = socket.local_addr().map_err(refused)?;
-    let mut ring = Ring::new(&RingConfig { receive_buffers: 4, gso: false, gro: false }, socket)?;
+    let mut ring =
+        Ring::new(&RingConfig { receive_buffers: 4, gso: false, ..RingConfig::default() }, socket)?;
     let peer = UdpSocket::bind(loopback()).map_err(refused)?;
     let mut arrival = Arrival::default();
     for round in 0..2 {

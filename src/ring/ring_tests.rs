@@ -17,7 +17,7 @@ fn loopback() -> SocketAddr {
 }
 
 fn ring_on(socket: UdpSocket, gso: bool) -> Ring {
-    Ring::new(&RingConfig { receive_buffers: 8, gso, gro: false }, socket).unwrap()
+    Ring::new(&RingConfig { receive_buffers: 8, gso, ..RingConfig::default() }, socket).unwrap()
 }
 
 fn fill(egress: &mut Egress, to: SocketAddr, payloads: &[&[u8]]) {
