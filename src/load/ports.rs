@@ -84,8 +84,8 @@ struct Port {
 }
 
 impl Port {
-    /// `shared`: it serves all clients. Then the kernel need not cut what the server has sent in one
-    /// piece, which on this machine it would do on the server's account.
+    /// `shared`: it serves all clients. Then the kernel need not cut what the server has sent in
+    /// one piece, which on this machine it would do on the server's account.
     fn open(listen: IpAddr, shared: bool) -> Result<Self, RingError> {
         let (receive_buffers, socket_bytes) = if shared {
             (SHARED_BUFFERS, SHARED_SOCKET_BYTES)
