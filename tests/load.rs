@@ -255,6 +255,47 @@ fn find_every_fault(transport: &str) {
 }
 
 #[test]
+fn a_server_that_is_slowed_on_purpose_or_loses_one_in_a_hundred_is_called_worse() {
+    /// Played against a server that does this to each packet, after this time.
+    fn played(fate: fn(u32) -> Fate, pause: Duration, out: &Path) -> String {
+        let server = Faulty::start(fate, pause);
+        let grants = out.join("grants.json");
+        fs::write(&grants, server.grants(1, 3).to_string()).expect("a file");
+        let scenario = "name = \"compared\"\nwarmup_s = 1\nduration_s = 6\n\
+                        [[channels]]\nspeakers = 1\nlisteners = 2\n";
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stentor"));
+        command.args(["load", "--plaintext", "--grants"]).arg(&grants);
+        let mut result = play(&mut command, scenario, out);
+        // Lateness of a generator that shares the machine is not what is asked here.
+        result["verdict"]["valid"] = true.into();
+        let path = out.join("result.json");
+        fs::write(&path, result.to_string()).expect("a file");
+        path.display().to_string()
+    }
+    let all_well = |_| Fate::Forwarded;
+    let one_lost = |number| if number % 100 == 7 { Fate::Dropped } else { Fate::Forwarded };
+    let directories = [(); 3].map(|()| TempDir::new().expect("a directory"));
+    let [good, slow, lossy] = directories.each_ref().map(TempDir::path);
+    let good = played(all_well, Duration::ZERO, good);
+    // Far more than what else a machine has to do may make of a good server.
+    let slow = played(all_well, Duration::from_millis(15), slow);
+    let lossy = played(one_lost, Duration::ZERO, lossy);
+    let compared = |other: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stentor"));
+        // Latencies of two good runs differ by more than a little while tests share the machine.
+        command.args(["load", "--compare", &good, other, "--tolerance", "1000"]);
+        let output = command.output().expect("the binary starts");
+        (output.status.code(), said(&output))
+    };
+    let (code, said) = compared(&good);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = compared(&slow);
+    assert!(code == Some(1) && said.contains("median latency"), "{said}");
+    let (code, said) = compared(&lossy);
+    assert!(code == Some(1) && said.contains("lost"), "{said}");
+}
+
+#[test]
 fn clients_that_are_not_let_in_are_counted_and_told() {
     let server = Server::start();
     let run = |arguments: &[&str]| {
