@@ -228,7 +228,7 @@ impl Shard {
     pub fn handle_closed(&mut self, now: Instant, id: ConnectionId, close_code: u16) {
         let Some(socket) = self.sockets.remove(&id) else { return };
         let Some(index) = socket.session else { return };
-        if is_goodbye(close_code) {
+        if is_goodbye(close_code, socket.connection.version()) {
             self.leave(now, index, DisconnectReason::ClientLeft, close_code);
         } else {
             self.detach(now, index, DisconnectReason::ResumeTimeout, close_code);
@@ -440,9 +440,13 @@ pub(super) fn index_of(key: usize) -> SessionIndex {
 }
 
 /// Close codes by which a client says that it will not be back: a normal close, going away, and
-/// discord.py's own 4014 when the backend moves it (protocol.md §1.8).
-fn is_goodbye(close_code: u16) -> bool {
-    matches!(close_code, 1000 | 1001 | 4014)
+/// discord.py's own 4014 when the backend moves it (protocol.md §1.8). From some, none at all.
+fn is_goodbye(close_code: u16, version: Version) -> bool {
+    match close_code {
+        1000 | 1001 | 4014 => true,
+        1005 => version.empty_close_is_goodbye(),
+        _ => false,
+    }
 }
 
 /// Keys, SSRCs and nonces: a ChaCha20 key stream over the seed. Not printed.

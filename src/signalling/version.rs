@@ -62,6 +62,12 @@ impl Version {
         self.is_legacy()
     }
 
+    /// Whether a close frame without a code says that the client will not be back. Fermi hangs up
+    /// so and never resumes; discord.js does so when it hears nothing, and then resumes.
+    pub fn empty_close_is_goodbye(self) -> bool {
+        self.0 == 0
+    }
+
     /// Whether Ready repeats `heartbeat_interval`.
     pub fn heartbeat_in_ready(self) -> bool {
         self.is_legacy()

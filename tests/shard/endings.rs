@@ -198,6 +198,18 @@ fn a_goodbye_ends_the_session_at_once_and_a_loss_does_not() {
 }
 
 #[test]
+fn a_close_without_a_code_is_a_goodbye_from_who_names_no_version() {
+    for (version, goodbye) in [(None, true), (Some(1), false), (Some(8), false)] {
+        let mut rig = Rig::new();
+        let a = rig.joined(1, 10, Profile { version, ..Profile::default() });
+        let b = rig.speaker(1, 11);
+        rig.hang_up(a, 1005);
+        assert_eq!(rig.clients[b].take_ops().contains(&13), goodbye, "{version:?}");
+        assert_eq!(rig.shard.sessions(), if goodbye { 1 } else { 2 }, "{version:?}");
+    }
+}
+
+#[test]
 fn a_newer_session_of_the_same_user_replaces_the_old_one_unseen() {
     for away in [false, true] {
         let mut rig = Rig::new();

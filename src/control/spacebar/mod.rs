@@ -17,6 +17,7 @@ mod presence;
 mod rabbitmq;
 mod region;
 mod row;
+mod settling;
 mod tally;
 mod unix_bus;
 mod vigil;

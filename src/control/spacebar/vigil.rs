@@ -16,6 +16,7 @@ use super::{
     errands::Desk,
     event::{Happening, Notice},
     notify, rabbitmq,
+    settling::Settling,
     tally::count,
     unix_bus,
 };
@@ -29,11 +30,6 @@ const CHECK_PERIOD: Duration = Duration::from_secs(5);
 
 /// Time after a notification in which others are gathered.
 const GATHER: Duration = Duration::from_millis(20);
-
-/// Time after an event in which the row is saved that it tells of: Spacebar does both at once.
-/// Shorter than the grace of who is elsewhere, so that an event that is wrong, or late, ends
-/// nothing.
-const SETTLE: Duration = Duration::from_secs(1);
 
 /// Users whose rows are to be read; more, and everybody's are.
 const MARKED_MAX: usize = 1_024;
@@ -54,7 +50,7 @@ struct Marked {
     everybody: bool,
     users: BTreeSet<UserId>,
     /// Users whose rows will be read when they have settled.
-    settling: BTreeSet<UserId>,
+    settling: Settling,
     announced: std::collections::BTreeMap<UserId, Instant>,
 }
 
@@ -129,13 +125,18 @@ pub(super) fn hear(desk: &Arc<Desk>, happening: Happening) {
 
 /// What was said of somebody who is here is compared with his row, once it is there.
 fn settle(desk: &Arc<Desk>, user: UserId) {
-    let is_here = desk.node().look(|authority| authority.is_here(user));
-    if is_here && desk.marks().lock().settling.insert(user) {
+    if !desk.node().look(|authority| authority.is_here(user)) {
+        return;
+    }
+    let mut next = desk.marks().lock().settling.hear(Instant::now(), user);
+    if next.is_some() {
         let desk = desk.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(SETTLE).await;
-            desk.marks().lock().settling.remove(&user);
-            look_at(&desk, user);
+            while let Some(due) = next {
+                tokio::time::sleep_until(due.into()).await;
+                next = desk.marks().lock().settling.handle_due(user);
+                look_at(&desk, user);
+            }
         });
     }
 }
