@@ -38,9 +38,6 @@ const LATENCY_SAMPLE: u64 = 16;
 /// How long other work may keep the core before media that has arrived is seen to.
 pub const MEDIA_LATENCY: Duration = Duration::from_micros(500);
 
-/// A pause in other work in which the shard's loop has looked for what else has come.
-const WORK_PAUSE: Duration = Duration::from_millis(2);
-
 /// How close together two ticks may be. The shard's deadlines are tens of milliseconds long at the
 /// least; a deadline that stays due must not keep a core busy.
 const TICK_PAUSE: Duration = Duration::from_millis(5);
@@ -90,9 +87,8 @@ pub struct Core {
     backlog: RefCell<VecDeque<News>>,
     shards: Vec<Sender<ToShard>>,
     connections_made: Cell<u64>,
-    /// When other work than media was last done, and since when without a pause.
-    worked_at: Cell<Instant>,
-    busy_since: Cell<Instant>,
+    /// When it was last looked for media.
+    looked_at: Cell<Instant>,
     received: Cell<u64>,
     limited: RefCell<[u64; LIMITS.len()]>,
     /// WebSockets closed by us, by code. The codes are a few dozen.
@@ -135,8 +131,7 @@ impl Core {
             shards,
             // Answers to connections of before a restart may still be under way.
             connections_made: Cell::new(restarts << 32),
-            worked_at: Cell::new(Instant::now()),
-            busy_since: Cell::new(Instant::now()),
+            looked_at: Cell::new(Instant::now()),
             received: Cell::new(0),
             limited: RefCell::default(),
             closes: RefCell::new(CloseCode::ALL.iter().map(|it| (it.code(), 0)).collect()),
@@ -204,13 +199,10 @@ impl Core {
     /// cannot name.
     pub fn relieve(&self) {
         let now = Instant::now();
-        if now.saturating_duration_since(self.worked_at.replace(now)) > WORK_PAUSE {
-            self.busy_since.set(now);
-        }
-        if now.saturating_duration_since(self.busy_since.get()) < MEDIA_LATENCY {
+        if now.saturating_duration_since(self.looked_at.get()) < MEDIA_LATENCY {
             return;
         }
-        self.busy_since.set(now);
+        self.looked_at.set(now);
         let arrived = self.ring.borrow_mut().has_received();
         if arrived {
             // The shard's loop sees to what this leaves.
@@ -326,6 +318,7 @@ impl Core {
     /// Takes note of what has come, before any of it is seen to.
     pub fn look(&self) {
         self.ring.borrow_mut().look();
+        self.looked_at.set(Instant::now());
     }
 
     /// Whether what is watched was found readable since this was last asked.

@@ -64,3 +64,18 @@ fn a_control_that_does_not_listen_loses_who_speaks_and_never_who_came_and_went()
     assert_eq!(heard, [0, 1, 2]);
     assert!(core.backlog.borrow().is_empty());
 }
+
+#[test]
+fn media_that_has_waited_is_seen_to_between_pieces_of_other_work_however_long_they_are() {
+    let (to_control, _control) = async_channel::bounded(1);
+    let core = core(to_control);
+    let media = core.ring.borrow().local_addr().expect("an address");
+    let peer = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    core.look();
+    for seen in 1..=10 {
+        peer.send_to(b"nobody knows this one", media).expect("room");
+        std::thread::sleep(10 * MEDIA_LATENCY);
+        core.relieve();
+        assert_eq!(core.inspect(Rooms::None).counters.packets_in, seen);
+    }
+}

@@ -42,7 +42,8 @@ use crate::{
 const MESSAGES_PER_TURN: usize = 64;
 const ACCEPTS_PER_TURN: usize = 32;
 
-/// Longest sleep. Nothing depends on it; a shard that does nothing else looks around once a second.
+/// Longest time without a round. Only requests that glommio could not hand over for want of memory
+/// depend on it.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// Longest sleep while a connection has a deadline, which only the executor sees pass: how late
@@ -285,7 +286,7 @@ impl<'a> Work<'a> {
         let idle =
             drained && !self.inbox_open && !self.core.is_stirred() && !self.executor.wants_round();
         if idle && !self.thread.busy_poll {
-            self.core.sleep(self.sleep_until(now));
+            self.core.sleep(self.sleep_until());
         }
         ControlFlow::Continue(())
     }
@@ -296,22 +297,22 @@ impl<'a> Work<'a> {
         has || stirred
             || !self.newcomers.is_empty()
             || self.executor.wants_round()
-            || self.look_at().is_some_and(|at| at <= now)
+            || self.look_at() <= now
     }
 
     /// When the executor is to be looked at though nothing says that it has something to do.
-    fn look_at(&self) -> Option<Instant> {
-        if self.executor_has.is_none() {
-            return Some(self.looked_at + BLIND_SLEEP_MAX);
-        }
-        self.core.tasks().have_deadlines().then(|| self.looked_at + DEADLINE_SLEEP_MAX)
+    fn look_at(&self) -> Instant {
+        self.looked_at
+            + match self.executor_has {
+                None => BLIND_SLEEP_MAX,
+                Some(_) if self.core.tasks().have_deadlines() => DEADLINE_SLEEP_MAX,
+                Some(_) => SLEEP_MAX,
+            }
     }
 
-    fn sleep_until(&self, now: Instant) -> Instant {
-        [self.core.next_tick(), self.look_at(), self.accept_again_at]
-            .into_iter()
-            .flatten()
-            .fold(now + SLEEP_MAX, Instant::min)
+    fn sleep_until(&self) -> Instant {
+        let others = [self.core.next_tick(), self.accept_again_at];
+        others.into_iter().flatten().fold(self.look_at(), Instant::min)
     }
 
     /// Has the connections go on that can, and gives new ones their tasks.

@@ -318,9 +318,9 @@ impl Conversation {
     async fn rest(&self) -> bool {
         self.core.relieve();
         let mut rest = pin!(self.core.tasks().rest());
-        poll_fn(|context| match self.line.poll_ready(context) {
-            true => Poll::Ready(false),
-            false => rest.as_mut().poll(context),
+        poll_fn(|context| match rest.as_mut().poll(context) {
+            Poll::Pending if self.line.poll_ready(context) => Poll::Ready(false),
+            rested => rested,
         })
         .await
     }

@@ -79,12 +79,14 @@ pub fn calibrate(path: &Path, seconds: u32) -> Result<Calibration, CalibrateErro
         eprintln!("note: this is a debug build; its costs are not those of a release build");
     }
     let directory = path.parent().unwrap_or(Path::new(".")).to_owned();
-    let server = Server::start(&directory.join(format!(".calibration.{}", std::process::id())))?;
-    let stage = server.stage()?;
     let (fitting, checking) = (fitting(seconds), checking(seconds));
     let scenarios: Vec<_> = fitting.iter().chain(&checking).collect();
     let mut plays: Vec<Vec<Play>> = vec![Vec::new(); scenarios.len()];
     for round in 1..=ROUNDS {
+        // One that many have just left is still busy with that.
+        let state = directory.join(format!(".calibration.{}", std::process::id()));
+        let server = Server::start(&state)?;
+        let stage = server.stage()?;
         for (number, scenario) in scenarios.iter().enumerate() {
             let all = scenarios.len();
             eprintln!("round {round} of {ROUNDS}, {:>2} of {all}: {}", number + 1, scenario.name);

@@ -2,7 +2,7 @@
 //! out; no system calls, no unsafe: a length that lies is a `None`.
 //!
 //! ```text
-//! 0                16               48                128
+//! 0                16               48                128 (192 with GRO)
 //! | io_uring_      | address, its   | control, its     | payload …
 //! | recvmsg_out    | room fixed     | room fixed       |
 //! ```
@@ -38,7 +38,8 @@ pub struct Received<'a> {
     /// Who sent it, and to which of our addresses if the socket has several.
     pub path: Path,
     /// The UDP payload: at most 1,920 bytes, which is more than
-    /// [`DATAGRAM_BYTES_MAX`](crate::limits::DATAGRAM_BYTES_MAX). May be changed in place.
+    /// [`DATAGRAM_BYTES_MAX`](crate::limits::DATAGRAM_BYTES_MAX), or what UDP allows with GRO. May
+    /// be changed in place.
     pub bytes: &'a mut [u8],
     /// When the kernel took it from the device, nanoseconds of `CLOCK_REALTIME`.
     pub received_at_ns: Option<u64>,

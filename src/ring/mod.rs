@@ -88,7 +88,7 @@ const CANCEL_WAITS_MAX: usize = 20;
 /// What an operator, or a test, may choose.
 #[derive(Debug, Clone)]
 pub struct RingConfig {
-    /// Receive buffers of 2 KiB, a power of two up to 32,768.
+    /// Receive buffers, a power of two up to 32,768; 2 KiB each, or 68 KiB with `gro`.
     pub receive_buffers: u16,
     /// Whether equal-sized datagrams to one destination are sent in one piece that the kernel cuts
     /// (UDP GSO, `UDP_SEGMENT`). The ring switches it off by itself where the device cannot.
@@ -143,7 +143,7 @@ pub struct Ring {
 pub struct Delivered {
     /// Datagrams delivered.
     pub delivered: usize,
-    /// Whether there were no more: only then may the caller sleep on the eventfd.
+    /// Whether there were no more: only then may the caller sleep.
     pub drained: bool,
 }
 

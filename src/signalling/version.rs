@@ -63,7 +63,8 @@ impl Version {
     }
 
     /// Whether a close frame without a code says that the client will not be back. Fermi hangs up
-    /// so and never resumes; discord.js does so when it hears nothing, and then resumes.
+    /// so and never resumes; discord.js does so when it hears nothing, and then resumes, but it
+    /// names a version.
     pub fn empty_close_is_goodbye(self) -> bool {
         self.0 == 0
     }
