@@ -343,7 +343,7 @@ mod tests {
         // One channel: 50 × 5 + 5,000 × (1 + 2) µs, 808,000 ns, 101 × 10 µs.
         let one = 0.000_25 + 0.015 + 0.000_808 + 0.001_01;
         // Waking: 50 bursts of one channel, 3,000 of all on one shard, 1,000 on each of three.
-        let waking = |bursts: f64| bursts / (1.0 + 0.005 * bursts) * 1e-4;
+        let waking = |bursts: f64| bursts / (1.0 + 0.01 * bursts) * 1e-4;
         assert!((answer.largest_cores - one - waking(50.0)).abs() < 1e-12);
         assert_eq!(answer.shards, Some(3));
         assert!((59.0 * one) / (0.5 - waking(3_000.0) - one) > 2.0);

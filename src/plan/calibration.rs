@@ -14,7 +14,7 @@ use super::{
 use crate::load::{RunResult, Scenario, machine, result::Sending};
 
 /// Version of this format. A reader refuses any other.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Its file in the state directory.
 pub const CALIBRATION_FILE: &str = "calibration.json";
@@ -31,8 +31,9 @@ const LATE_MAX: f64 = 0.1;
 /// See [`LATE_MAX`].
 const SENT_MIN: f64 = 0.999;
 
-/// Unknowns that every mode shares: base, received, traversal, session, join, wake-up.
-const SHARED: usize = 6;
+/// Unknowns that every mode shares: base, received, traversal, session, join, wake-up, hearer after
+/// a pause.
+const SHARED: usize = 7;
 
 /// Unknowns of a mode: copy, byte.
 const PER_MODE: usize = 2;
@@ -194,6 +195,7 @@ impl Observation {
                 received,
                 bursts: alone.bursts * received / alone.received.max(f64::MIN_POSITIVE),
                 copies,
+                cold_copies: alone.cold_copies * of_planned,
                 payload_bytes: alone.payload_bytes * of_planned,
                 traversals,
                 sessions: present,
@@ -209,10 +211,10 @@ impl Observation {
     }
 
     fn equation(&self, modes: &[String]) -> Equation {
-        let Rates { received, bursts, copies, payload_bytes, traversals, sessions, joins } =
-            self.rates;
+        let Rates { received, bursts, copies, cold_copies, .. } = self.rates;
+        let Rates { payload_bytes, traversals, sessions, joins, .. } = self.rates;
         let wakes = Model::default().waking(bursts).amount;
-        let mut amounts = vec![1.0, received, traversals, sessions, joins, wakes];
+        let mut amounts = vec![1.0, received, traversals, sessions, joins, wakes, cold_copies];
         for mode in modes {
             let is_ours = f64::from(u8::from(*mode == self.mode));
             amounts.extend([copies * is_ours, payload_bytes * is_ours]);
@@ -273,6 +275,7 @@ pub fn fit(observations: &[Observation]) -> Result<Model, CalibrationError> {
         session_ns: ns(3),
         join_ns: ns(4),
         wake_ns: ns(5),
+        cold_ns: ns(6),
         modes: modes
             .iter()
             .enumerate()

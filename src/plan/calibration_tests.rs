@@ -2,7 +2,10 @@
 //! they are kept. Part of `calibration`.
 
 use super::*;
-use crate::{load::sample::Sample, plan::model::tests::round_model};
+use crate::{
+    load::sample::Sample,
+    plan::model::{after_pause, tests::round_model},
+};
 
 const AES: &str = "aead_aes256_gcm_rtpsize";
 
@@ -28,6 +31,8 @@ fn observations(off: impl Fn(usize) -> f64) -> Vec<Observation> {
         // One run is of video, ten packets a burst.
         bursts: if received == 300.0 { 30.0 } else { received },
         copies,
+        // As if there were one channel.
+        cold_copies: copies / received.max(1.0) * after_pause(received),
         payload_bytes,
         traversals,
         sessions,
@@ -159,7 +164,7 @@ fn a_calibration_is_of_one_host_and_one_format() {
     let refused = Calibration::read(&path, Some(&other)).unwrap_err().to_string();
     assert!(refused.contains("Linux 6.18") && refused.contains("Linux 7.0"), "{refused}");
     assert!(Calibration::read(&path, None).is_ok());
-    let newer = fs::read_to_string(&path).unwrap().replacen("\"format\": 1", "\"format\": 2", 1);
+    let newer = fs::read_to_string(&path).unwrap().replacen("\"format\": 2", "\"format\": 3", 1);
     fs::write(&path, newer).unwrap();
-    assert!(Calibration::read(&path, None).unwrap_err().to_string().contains("format is 2"));
+    assert!(Calibration::read(&path, None).unwrap_err().to_string().contains("format is 3"));
 }

@@ -14,6 +14,7 @@ pub(in crate::plan) fn round_model() -> Model {
         base_cores: 0.001,
         received_ns: 5_000.0,
         wake_ns: 100_000.0,
+        cold_ns: 0.0,
         traversal_ns: 2_000.0,
         session_ns: 10_000.0,
         join_ns: 1_000_000.0,
@@ -40,8 +41,8 @@ fn known_costs_give_the_exact_answer() {
     let rates = Rates::of_channel(&channel, 0.0);
     let terms = round_model().terms(AES, &rates).unwrap();
     let cores: Vec<_> = terms.iter().map(|term| (term.cores * 1e9).round()).collect();
-    // 50 × 5 µs, 5,000 × 1 µs, 5,000 × 2 µs, 808,000 B × 1 ns, 101 × 10 µs, 1 × 1 ms.
-    assert_eq!(cores, [250e3, 5e6, 10e6, 808e3, 1_010e3, 1e6]);
+    // 50 × 5 µs, 5,000 × 1 µs, nothing, 5,000 × 2 µs, 808,000 B × 1 ns, 101 × 10 µs, 1 × 1 ms.
+    assert_eq!(cores, [250e3, 5e6, 0.0, 10e6, 808e3, 1_010e3, 1e6]);
     let sum = round_model().cores(AES, &rates).unwrap();
     assert!((sum - 0.018_068).abs() < 1e-12);
     assert_eq!(round_model().cores("never measured", &rates), None);
@@ -68,10 +69,22 @@ fn packets_of_a_frame_share_passes_as_far_as_was_measured() {
 #[test]
 fn who_is_busy_seldom_wakes_up() {
     let model = round_model();
-    // 50 bursts, of which four fifths find it asleep: 40 × 100 µs.
-    assert!((model.waking(50.0).cores - 0.004).abs() < 1e-12);
-    assert!(model.waking(1e9).cores < 0.02 && model.waking(1e9).cores > 0.019);
+    // 100 bursts, of which half find it asleep: 50 × 100 µs.
+    assert!((model.waking(100.0).cores - 0.005).abs() < 1e-12);
+    assert!(model.waking(1e9).cores < 0.01 && model.waking(1e9).cores > 0.0099);
     assert_eq!(model.waking(0.0).cores, 0.0);
+}
+
+#[test]
+fn who_hears_often_is_seldom_cold() {
+    let cold = |members, speaking| {
+        let channel = Channels { speaking, ..Channels::of(members) };
+        Rates::of_channel(&channel, 0.0).cold_copies
+    };
+    // 100 packets a second, every other one of which finds a hearer cold.
+    assert!((cold(11, 2.0) - 10.0 * 50.0).abs() < 1e-9);
+    assert!(cold(11, 1.0) < cold(11, 2.0) && cold(11, 2.0) < 2.0 * cold(11, 1.0));
+    assert_eq!(cold(1, 1.0), 0.0);
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub fn calibration(calibration: &Calibration) -> String {
         ("nobody there".to_owned(), format!("{} cores", unit::number(model.base_cores))),
         ("a media packet received".to_owned(), unit::duration(model.received_ns)),
         ("waking up after a pause".to_owned(), unit::duration(model.wake_ns)),
+        ("a hearer after a pause".to_owned(), unit::duration(model.cold_ns)),
         ("a pass through the UDP stack".to_owned(), unit::duration(model.traversal_ns)),
         ("a session for a second".to_owned(), unit::duration(model.session_ns)),
         ("a join and leaving".to_owned(), unit::duration(model.join_ns)),
@@ -336,7 +337,7 @@ mod tests {
             "60 channels of 101 (aead_aes256_gcm_rtpsize)",
             "50 packets come, each goes to 100 others: 5,000 copies",
             "300,000/s ×   1.00 µs =       0.3 cores",
-            "(1.02 − 0.0171) / (0.481 − 0.0171), rounded up: 3 shards",
+            "(1.02 − 0.0171) / (0.49 − 0.0171), rounded up: 3 shards",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
