@@ -3,8 +3,8 @@
 //! it, and ours from then until its `Filled` is dropped.
 //!
 //! ```text
-//! descriptors: count × { address: u64, len: u32, id: u16, (first one only) tail: u16 }, one mapping
-//! buffers:     count × size bytes, another
+//! descriptors: count × { address: u64, len: u32, id: u16, (first one only) tail: u16 }
+//! buffers:     count × size bytes, a mapping of their own
 //! ```
 
 use std::{
