@@ -160,8 +160,9 @@ impl Answer {
         let usable = 1.0 - headroom;
         let mut rates = Rates::default();
         let mut traffic = Traffic::default();
-        let (mut terms, mut cores_busy, mut largest_cores) = (Vec::new(), 0.0, 0.0f64);
-        let (mut largest_members, mut largest_bursts) = (0.0f64, 0.0f64);
+        let (mut terms, mut cores_busy) = (Vec::new(), 0.0);
+        let (mut largest_cores, mut largest_waking) = (0.0f64, 0.0f64);
+        let mut largest_members = 0.0f64;
         let unknown = |mode: &str| {
             let known: Vec<_> = model.modes.keys().map(String::as_str).collect();
             AnswerError::Mode(mode.to_owned(), known.join(", "))
@@ -172,8 +173,8 @@ impl Answer {
             cores_busy += of_all.iter().map(|term| term.cores).sum::<f64>();
             terms.push((name.clone(), of_all));
             let one = model.cores(mode, each).ok_or_else(|| unknown(mode))?;
-            largest_bursts = largest_bursts.max(each.bursts);
             largest_cores = largest_cores.max(one);
+            largest_waking = largest_waking.max(model.waking(each).cores);
             largest_members = largest_members.max(*members);
             rates = rates.plus(all);
             let mode = Mode::from_name(mode).ok_or_else(|| unknown(mode))?;
@@ -183,12 +184,12 @@ impl Answer {
         }
         // A shard has its own wake-ups whatever it carries, and never more of them than one that
         // has all bursts.
-        let waking = model.waking(rates.bursts);
+        let waking = model.waking(&rates);
         let shards = model::shards(cores_busy, largest_cores, usable - waking.cores)
             .filter(|_| usable > waking.cores);
-        let each_bursts = rates.bursts / f64::from(shards.unwrap_or(1));
-        cores_busy += f64::from(shards.unwrap_or(1)) * model.waking(each_bursts).cores;
-        largest_cores += model.waking(largest_bursts).cores;
+        let count = f64::from(shards.unwrap_or(1));
+        cores_busy += count * model.waking(&rates.times(1.0 / count)).cores;
+        largest_cores += largest_waking;
         let memory_bytes = model.memory_base_bytes + model.memory_session_bytes * rates.sessions;
         let mut answer = Self {
             name,

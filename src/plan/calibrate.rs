@@ -70,7 +70,7 @@ pub enum CalibrateError {
 }
 
 /// Measures, fits, checks, prints and writes `path`. Runs last `seconds` each, and each is played
-/// [`ROUNDS`] times.
+/// three times.
 ///
 /// # Errors
 /// A run fails or says nothing of costs, or the file cannot be written.

@@ -31,8 +31,8 @@ const LATE_MAX: f64 = 0.1;
 /// See [`LATE_MAX`].
 const SENT_MIN: f64 = 0.999;
 
-/// Unknowns that every mode shares: base, received, traversal, session, join, wake-up, hearer after
-/// a pause.
+/// Unknowns that every mode shares: base, received, traversal, session, join, wake-up, hearer of
+/// what wakes.
 const SHARED: usize = 7;
 
 /// Unknowns of a mode: copy, byte.
@@ -195,7 +195,6 @@ impl Observation {
                 received,
                 bursts: alone.bursts * received / alone.received.max(f64::MIN_POSITIVE),
                 copies,
-                cold_copies: alone.cold_copies * of_planned,
                 payload_bytes: alone.payload_bytes * of_planned,
                 traversals,
                 sessions: present,
@@ -211,10 +210,10 @@ impl Observation {
     }
 
     fn equation(&self, modes: &[String]) -> Equation {
-        let Rates { received, bursts, copies, cold_copies, .. } = self.rates;
-        let Rates { payload_bytes, traversals, sessions, joins, .. } = self.rates;
-        let wakes = Model::default().waking(bursts).amount;
-        let mut amounts = vec![1.0, received, traversals, sessions, joins, wakes, cold_copies];
+        let Rates { received, copies, payload_bytes, traversals, sessions, joins, .. } = self.rates;
+        let wakes = self.rates.wakes();
+        let cold = wakes * self.rates.hearers();
+        let mut amounts = vec![1.0, received, traversals, sessions, joins, wakes, cold];
         for mode in modes {
             let is_ours = f64::from(u8::from(*mode == self.mode));
             amounts.extend([copies * is_ours, payload_bytes * is_ours]);
@@ -320,7 +319,7 @@ impl Residual {
 
     fn with(model: &Model, observation: Observation, rates: Rates) -> Self {
         let cores = model.cores(&observation.mode, &rates).unwrap_or(f64::NAN);
-        let waking = model.waking(rates.bursts).cores;
+        let waking = model.waking(&rates).cores;
         Self { predicted: model.base_cores + waking + cores, observation }
     }
 

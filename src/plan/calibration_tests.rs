@@ -2,17 +2,14 @@
 //! they are kept. Part of `calibration`.
 
 use super::*;
-use crate::{
-    load::sample::Sample,
-    plan::model::{after_pause, tests::round_model},
-};
+use crate::{load::sample::Sample, plan::model::tests::round_model};
 
 const AES: &str = "aead_aes256_gcm_rtpsize";
 
 /// A run that costs what the model says, and a little off.
 fn observation(name: &str, rates: Rates, off: f64) -> Observation {
     let model = round_model();
-    let waking = model.waking(rates.bursts).cores;
+    let waking = model.waking(&rates).cores;
     let cores = (model.base_cores + waking + model.cores(AES, &rates).unwrap()) * off;
     let memory = 10e6 + 50e3 * rates.sessions;
     Observation {
@@ -31,8 +28,6 @@ fn observations(off: impl Fn(usize) -> f64) -> Vec<Observation> {
         // One run is of video, ten packets a burst.
         bursts: if received == 300.0 { 30.0 } else { received },
         copies,
-        // As if there were one channel.
-        cold_copies: copies / received.max(1.0) * after_pause(received),
         payload_bytes,
         traversals,
         sessions,
@@ -135,7 +130,7 @@ fn a_plan_of_a_run_predicts_it() {
     let result = Sample::default().result();
     let mut observation = Observation::of(&result).unwrap();
     let model = round_model();
-    let waking = model.waking(50.0).cores;
+    let waking = model.waking(&observation.rates).cores;
     observation.cores = model.base_cores + waking + model.cores(AES, &observation.rates).unwrap();
     let residual = Residual::of_planned(&model, observation.clone(), &result.scenario);
     assert!(residual.error().abs() < 1e-9 && residual.is_good());

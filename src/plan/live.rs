@@ -8,10 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    answer::Demand,
-    model::{Rates, after_pause},
-};
+use super::{answer::Demand, model::Rates};
 use crate::{crypto::Mode, load::server_cost, rtp::packet::HEADER_BYTES};
 
 /// Time for one request.
@@ -87,7 +84,6 @@ fn demand(before: Reading, after: Reading, seconds: f64, mode: &str) -> Option<D
         // As if all were speech: at rates where it matters shards hardly sleep.
         bursts: received,
         copies,
-        cold_copies: copies / received.max(1.0) * channels * after_pause(received / channels),
         payload_bytes: (bytes - (received + copies) * around as f64).max(0.0),
         traversals: rate(|it| it.traversals)?,
         sessions: after.sessions,

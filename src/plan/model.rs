@@ -15,17 +15,10 @@ pub const IP_BYTES: f64 = 28.0;
 /// after it (IEEE 802.3 §3.1, §4.4).
 pub const ETHERNET_BYTES: f64 = 38.0;
 
-/// How long a shard that has slept stays warm, and what it knows of a hearer, seconds: of packets
-/// that come so soon after others most find it awake and its memory in the caches. Least squares
-/// cannot find it, for costs hang on it in no straight line; of 2 to 20 ms this one predicted best
-/// (docs/decisions.md).
+/// How long a shard that has slept stays warm, seconds: of packets that come so soon after others
+/// most find it awake and its memory in the caches. Least squares cannot find it, for costs hang on
+/// it in no straight line; of 2 to 40 ms this one predicted best (docs/decisions.md).
 const WARM_S: f64 = 0.01;
-
-/// Of so many things a second, how many come after a pause: as a counter misses particles while it
-/// is dead, b / (1 + b·t).
-pub(super) fn after_pause(things: f64) -> f64 {
-    things / (1.0 + things * WARM_S)
-}
 
 /// What happens in a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -36,8 +29,6 @@ pub struct Rates {
     pub bursts: f64,
     /// Copies sent.
     pub copies: f64,
-    /// Of those, the ones to hearers of whom nothing is in the caches any more.
-    pub cold_copies: f64,
     /// Bytes of payload opened and sealed.
     pub payload_bytes: f64,
     /// Passes through the kernel's UDP stack to send them.
@@ -66,8 +57,8 @@ pub struct Model {
     pub received_ns: f64,
     /// Waking up after a pause, with caches that have forgotten, nanoseconds.
     pub wake_ns: f64,
-    /// A hearer who has heard nothing for a while, with keys and addresses that the caches have
-    /// forgotten, nanoseconds.
+    /// Each hearer of the packet that has woken it, whose key the caches have forgotten as well,
+    /// nanoseconds.
     pub cold_ns: f64,
     /// A pass through the kernel's UDP stack, nanoseconds.
     pub traversal_ns: f64,
@@ -127,12 +118,22 @@ impl Rates {
             received: audio + video,
             bursts: audio + frames,
             copies: (audio + video) * hearers,
-            cold_copies: after_pause(audio + frames) * hearers,
             payload_bytes: (audio_bytes + video_bytes) * (1.0 + hearers),
             traversals: (audio + passes) * hearers,
             sessions: channels.members.into(),
             joins: channels.joins_per_hour / 3_600.0,
         }
+    }
+
+    /// How many of the bursts find a shard asleep that has all of this to do. Of bursts that come
+    /// more often fewer do, as a counter misses particles while it is dead: b / (1 + b·t).
+    pub fn wakes(&self) -> f64 {
+        self.bursts / (1.0 + self.bursts * WARM_S)
+    }
+
+    /// Of a packet, on average.
+    pub fn hearers(&self) -> f64 {
+        if self.received > 0.0 { self.copies / self.received } else { 0.0 }
     }
 
     /// So many times as much.
@@ -141,7 +142,6 @@ impl Rates {
             received: self.received * factor,
             bursts: self.bursts * factor,
             copies: self.copies * factor,
-            cold_copies: self.cold_copies * factor,
             payload_bytes: self.payload_bytes * factor,
             traversals: self.traversals * factor,
             sessions: self.sessions * factor,
@@ -155,7 +155,6 @@ impl Rates {
             received: self.received + other.received,
             bursts: self.bursts + other.bursts,
             copies: self.copies + other.copies,
-            cold_copies: self.cold_copies + other.cold_copies,
             payload_bytes: self.payload_bytes + other.payload_bytes,
             traversals: self.traversals + other.traversals,
             sessions: self.sessions + other.sessions,
@@ -192,7 +191,6 @@ impl Model {
         Some(vec![
             term("packets received", rates.received, self.received_ns),
             term("copies sealed", rates.copies, mode.copy_ns),
-            term("hearers after a pause", rates.cold_copies, self.cold_ns),
             term("passes through the UDP stack", rates.traversals, self.traversal_ns),
             term("bytes of payload", rates.payload_bytes, mode.byte_ns),
             term("sessions there", rates.sessions, self.session_ns),
@@ -200,12 +198,13 @@ impl Model {
         ])
     }
 
-    /// What it takes a shard to wake up for so many bursts a second. Of bursts that come more often
-    /// fewer find it asleep.
-    pub fn waking(&self, bursts: f64) -> Term {
-        let amount = after_pause(bursts);
-        let cores = amount * self.wake_ns / 1e9;
-        Term { name: "wake-ups after a pause", amount, each_ns: self.wake_ns, cores }
+    /// What it takes a shard to wake up when it has all of this to do, the hearers of what wakes it
+    /// included.
+    pub fn waking(&self, rates: &Rates) -> Term {
+        let amount = rates.wakes();
+        let each_ns = self.wake_ns + self.cold_ns * rates.hearers();
+        let cores = amount * each_ns / 1e9;
+        Term { name: "wake-ups after a pause", amount, each_ns, cores }
     }
 
     /// The sum of [`Model::terms`], in cores.

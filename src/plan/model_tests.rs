@@ -41,8 +41,8 @@ fn known_costs_give_the_exact_answer() {
     let rates = Rates::of_channel(&channel, 0.0);
     let terms = round_model().terms(AES, &rates).unwrap();
     let cores: Vec<_> = terms.iter().map(|term| (term.cores * 1e9).round()).collect();
-    // 50 × 5 µs, 5,000 × 1 µs, nothing, 5,000 × 2 µs, 808,000 B × 1 ns, 101 × 10 µs, 1 × 1 ms.
-    assert_eq!(cores, [250e3, 5e6, 0.0, 10e6, 808e3, 1_010e3, 1e6]);
+    // 50 × 5 µs, 5,000 × 1 µs, 5,000 × 2 µs, 808,000 B × 1 ns, 101 × 10 µs, 1 × 1 ms.
+    assert_eq!(cores, [250e3, 5e6, 10e6, 808e3, 1_010e3, 1e6]);
     let sum = round_model().cores(AES, &rates).unwrap();
     assert!((sum - 0.018_068).abs() < 1e-12);
     assert_eq!(round_model().cores("never measured", &rates), None);
@@ -69,22 +69,20 @@ fn packets_of_a_frame_share_passes_as_far_as_was_measured() {
 #[test]
 fn who_is_busy_seldom_wakes_up() {
     let model = round_model();
+    let waking = |bursts| model.waking(&Rates { bursts, ..Rates::default() }).cores;
     // 100 bursts, of which half find it asleep: 50 × 100 µs.
-    assert!((model.waking(100.0).cores - 0.005).abs() < 1e-12);
-    assert!(model.waking(1e9).cores < 0.01 && model.waking(1e9).cores > 0.0099);
-    assert_eq!(model.waking(0.0).cores, 0.0);
+    assert!((waking(100.0) - 0.005).abs() < 1e-12);
+    assert!(waking(1e9) < 0.01 && waking(1e9) > 0.0099);
+    assert_eq!(waking(0.0), 0.0);
 }
 
 #[test]
-fn who_hears_often_is_seldom_cold() {
-    let cold = |members, speaking| {
-        let channel = Channels { speaking, ..Channels::of(members) };
-        Rates::of_channel(&channel, 0.0).cold_copies
-    };
-    // 100 packets a second, every other one of which finds a hearer cold.
-    assert!((cold(11, 2.0) - 10.0 * 50.0).abs() < 1e-9);
-    assert!(cold(11, 1.0) < cold(11, 2.0) && cold(11, 2.0) < 2.0 * cold(11, 1.0));
-    assert_eq!(cold(1, 1.0), 0.0);
+fn a_packet_that_wakes_a_shard_costs_more_for_each_hearer() {
+    let model = Model { cold_ns: 2_000.0, ..round_model() };
+    let channel = Channels { speaking: 2.0, ..Channels::of(101) };
+    // 100 packets, of which half find it asleep: 50 × (100 + 100 × 2) µs.
+    let waking = model.waking(&Rates::of_channel(&channel, 0.0));
+    assert!((waking.cores - 0.015).abs() < 1e-12, "{waking:?}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub fn calibration(calibration: &Calibration) -> String {
         ("nobody there".to_owned(), format!("{} cores", unit::number(model.base_cores))),
         ("a media packet received".to_owned(), unit::duration(model.received_ns)),
         ("waking up after a pause".to_owned(), unit::duration(model.wake_ns)),
-        ("a hearer after a pause".to_owned(), unit::duration(model.cold_ns)),
+        ("each hearer of what wakes".to_owned(), unit::duration(model.cold_ns)),
         ("a pass through the UDP stack".to_owned(), unit::duration(model.traversal_ns)),
         ("a session for a second".to_owned(), unit::duration(model.session_ns)),
         ("a join and leaving".to_owned(), unit::duration(model.join_ns)),
