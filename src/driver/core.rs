@@ -36,7 +36,10 @@ use crate::{
 const LATENCY_SAMPLE: u64 = 16;
 
 /// How long other work may keep the core before media that has arrived is seen to.
-pub const MEDIA_LATENCY: Duration = Duration::from_micros(500);
+const MEDIA_LATENCY: Duration = Duration::from_micros(500);
+
+/// The same while connections have been given something to write and may not have done so.
+const UNSAID_LATENCY: Duration = Duration::from_millis(3);
 
 /// How close together two ticks may be. The shard's deadlines are tens of milliseconds long at the
 /// least; a deadline that stays due must not keep a core busy.
@@ -187,26 +190,27 @@ impl Core {
 
     /// Calls into the shard, then carries out what it wants.
     pub fn enter(&self, work: impl FnOnce(&mut Shard, Instant, &mut Egress)) {
-        self.relieve();
         self.attempt(work);
         self.flush();
         self.settle();
     }
 
-    /// Sees to media that has arrived, if other work has kept the core from it for a while. Not
-    /// after every piece, and not right after one: who is told of a speaker is told before it hears
-    /// the speaker's first packet, where that can be had, since some clients throw away what they
-    /// cannot name.
+    /// Sees to media that has arrived, if other work has kept the core from it for a while. To be
+    /// called between two pieces of work, and not before one: what a client has said may name a
+    /// speaker whose first packet has arrived with it. For the same reason media waits a little
+    /// longer while connections have something to write: some clients throw away what they cannot
+    /// name.
     pub fn relieve(&self) {
         let now = Instant::now();
-        if now.saturating_duration_since(self.looked_at.get()) < MEDIA_LATENCY {
+        let latency = if self.stirred.get() { UNSAID_LATENCY } else { MEDIA_LATENCY };
+        if now.saturating_duration_since(self.looked_at.get()) < latency {
             return;
         }
         self.looked_at.set(now);
         let arrived = self.ring.borrow_mut().has_received();
         if arrived {
             // The shard's loop sees to what this leaves.
-            self.turn();
+            self.carry(MEDIA_BATCH_MAX);
         }
     }
 
@@ -265,16 +269,27 @@ impl Core {
         self.shard.borrow().is_undecided(id)
     }
 
-    /// One turn of the media loop: what has arrived, and one datagram of a handshake. Returns
-    /// whether everything that had arrived was dealt with.
+    /// One turn of the media loop: what was there at the last look, and one datagram of a handshake.
+    /// Returns whether nothing was, and no handshake is under way. What has come since may have come
+    /// with an op 5 that names its speaker, which goes first.
     pub fn turn(&self) -> bool {
+        let fetched = self.ring.borrow().fetched();
+        if fetched == 0 && !self.shard.borrow().has_handshakes() {
+            return true;
+        }
+        self.carry(fetched.min(MEDIA_BATCH_MAX))
+    }
+
+    /// Delivers up to `max` datagrams, and one of a handshake. Returns whether everything that had
+    /// arrived was dealt with.
+    fn carry(&self, max: usize) -> bool {
         let start = Instant::now();
         let mut sampled = None;
         let mut worked = true;
         let delivered = {
             let mut ring = self.ring.borrow_mut();
             let (shard, egress) = (&mut *self.shard.borrow_mut(), &mut *self.egress.borrow_mut());
-            ring.receive_while(MEDIA_BATCH_MAX, |datagram| {
+            ring.receive_while(max, |datagram| {
                 self.received.set(self.received.get() + 1);
                 if self.received.get().is_multiple_of(LATENCY_SAMPLE) {
                     sampled = datagram.received_at_ns;

@@ -366,6 +366,7 @@ impl<'a> Work<'a> {
                 }
                 Some(ToShard::Stop) | None => return ControlFlow::Break(()),
             }
+            self.core.relieve();
         }
         ControlFlow::Continue(())
     }

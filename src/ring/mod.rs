@@ -276,6 +276,9 @@ impl Ring {
     /// Fetches what has arrived and what of the watched is readable, for
     /// [`take_readable`](Ring::take_readable) to tell. Enters the kernel only when it has work.
     pub fn look(&mut self) {
+        if !self.armed && self.arrived.is_empty() {
+            self.arm();
+        }
         self.arm_watches();
         let submissions = self.uring.submission();
         let must_enter = !submissions.is_empty() || submissions.taskrun();
@@ -300,6 +303,11 @@ impl Ring {
     /// Receives that failed for any other reason.
     pub fn receive_errors(&self) -> u64 {
         self.receive_errors
+    }
+
+    /// How much has been fetched that `receive` has not delivered: datagrams, and ends of requests.
+    pub fn fetched(&self) -> usize {
+        self.arrived.len()
     }
 
     /// Whether `receive` has something to do. Costs a few loads.
