@@ -269,9 +269,9 @@ impl Core {
         self.shard.borrow().is_undecided(id)
     }
 
-    /// One turn of the media loop: what was there at the last look, and one datagram of a handshake.
-    /// Returns whether nothing was, and no handshake is under way. What has come since may have come
-    /// with an op 5 that names its speaker, which goes first.
+    /// One turn of the media loop: what was there at the last look, and one datagram of a
+    /// handshake. Returns whether nothing was, and no handshake is under way. What has come since
+    /// may have come with an op 5 that names its speaker, which goes first.
     pub fn turn(&self) -> bool {
         let fetched = self.ring.borrow().fetched();
         if fetched == 0 && !self.shard.borrow().has_handshakes() {

@@ -32,7 +32,6 @@ use std::{
     net::{SocketAddr, UdpSocket},
     ops::ControlFlow,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    process,
     sync::atomic::{Ordering, fence},
     time::Duration,
 };
@@ -56,11 +55,18 @@ mod error;
 pub mod fd;
 pub mod probe;
 pub mod socket;
+mod uring;
 mod watches;
 
 pub use self::{batch::Sent, datagram::Received, error::RingError, watches::Watch};
 
-use self::{address::Family, batch::Batch, buffers::Buffers, watches::Watches};
+use self::{
+    address::Family,
+    batch::Batch,
+    buffers::Buffers,
+    uring::{set_up, survive},
+    watches::Watches,
+};
 
 /// Where the socket is in the ring's table of files.
 const SOCKET: u32 = 0;
@@ -558,33 +564,6 @@ impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ring").field("socket", &self.socket).finish_non_exhaustive()
     }
-}
-
-/// Ends the process unless trying again is right.
-fn survive(entered: io::Result<usize>) {
-    let Err(error) = entered else { return };
-    match error.raw_os_error() {
-        // A signal; memory for a request; completions to take first.
-        Some(libc::EINTR | libc::EAGAIN | libc::ENOMEM | libc::EBUSY) => {}
-        _ => {
-            tracing::error!(%error, "io_uring_enter failed, and what it left in flight is unknown");
-            process::abort();
-        }
-    }
-}
-
-/// An io_uring as the ring needs it: one thread submits, and completions are made only when that
-/// thread asks for them, so that receiving never interrupts it.
-fn set_up(submissions: u32, completions: u32) -> Result<IoUring, RingError> {
-    IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_coop_taskrun()
-        .setup_taskrun_flag()
-        .setup_submit_all()
-        .setup_cqsize(completions.next_power_of_two())
-        .build(submissions)
-        .map_err(RingError::from_io_uring_setup)
 }
 
 fn new_eventfd() -> io::Result<OwnedFd> {

@@ -13,7 +13,7 @@ use io_uring::IoUring;
 
 use crate::{
     limits::RECEIVE_BUFFER_BYTES,
-    ring::{Ring, RingConfig, RingError, buffers::Buffers, set_up, socket},
+    ring::{Ring, RingConfig, RingError, buffers::Buffers, socket, uring::set_up},
 };
 
 /// Loopback delivers before `sendto` returns; this is for a machine that is very busy.
