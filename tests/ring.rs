@@ -527,20 +527,6 @@ fn a_sleeper_is_woken_while_a_shortage_of_buffers_lasts() {
 }
 
 #[test]
-fn duplicates_outlive_their_original_and_adopt_changes_the_type() {
-    let original = UdpSocket::bind(loopback()).unwrap();
-    let address = original.local_addr().unwrap();
-    let copy: UdpSocket = fd::adopt(fd::duplicate(&original).unwrap());
-    drop(original);
-    assert_eq!(copy.local_addr().unwrap(), address);
-    peer().send_to(b"still here", address).unwrap();
-    copy.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(receive_one(&copy).0, b"still here");
-    drop(copy);
-    assert!(UdpSocket::bind(address).is_ok(), "the last descriptor closed the socket");
-}
-
-#[test]
 fn a_pool_that_is_no_power_of_two_is_refused_with_a_remedy() {
     for receive_buffers in [0, 3, 1_000, 40_000] {
         let socket = socket::open(loopback(), SocketBuffers::default()).unwrap();

@@ -29,7 +29,7 @@ const NEVER: Duration = Duration::from_secs(24 * 3_600);
 
 /// Requests that one of glommio's rings takes at once. What is more waits in a queue of glommio's,
 /// out of the kernel's sight, for another round.
-const RING_DEPTH: u32 = 1_024;
+const RING_DEPTH: usize = 1_024;
 
 /// Requests that are handed over in a round at least: less than fit, for glommio has some itself.
 const HANDED_OVER: u64 = 900;
@@ -61,7 +61,7 @@ impl Executor {
         let glommio = LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
             .io_memory(IO_MEMORY_BYTES)
             .preempt_timer(NEVER)
-            .ring_depth(RING_DEPTH as usize)
+            .ring_depth(RING_DEPTH)
             .name(name)
             .make()?;
         Ok(Self { glommio, tasks: Rc::default(), requests: Cell::new(1) })

@@ -224,7 +224,7 @@ struct Work<'a> {
     /// `None` where glommio's ring could not be found.
     executor_has: Option<Watch>,
     accept_again_at: Option<Instant>,
-    looked_at: Instant,
+    last_round: Instant,
 }
 
 impl<'a> Work<'a> {
@@ -260,7 +260,7 @@ impl<'a> Work<'a> {
             listener_has,
             executor_has,
             accept_again_at: None,
-            looked_at: Instant::now(),
+            last_round: Instant::now(),
             thread,
             executor,
             core,
@@ -279,7 +279,7 @@ impl<'a> Work<'a> {
         self.core.tick(now);
         self.accept(now);
         if self.wants_round(now) {
-            self.looked_at = now;
+            self.last_round = now;
             self.round();
         }
         let drained = self.core.turn();
@@ -297,12 +297,12 @@ impl<'a> Work<'a> {
         has || stirred
             || !self.newcomers.is_empty()
             || self.executor.wants_round()
-            || self.look_at() <= now
+            || self.next_round() <= now
     }
 
-    /// When the executor is to be looked at though nothing says that it has something to do.
-    fn look_at(&self) -> Instant {
-        self.looked_at
+    /// When there is to be a round though nothing says that there is something for one.
+    fn next_round(&self) -> Instant {
+        self.last_round
             + match self.executor_has {
                 None => BLIND_SLEEP_MAX,
                 Some(_) if self.core.tasks().have_deadlines() => DEADLINE_SLEEP_MAX,
@@ -312,7 +312,7 @@ impl<'a> Work<'a> {
 
     fn sleep_until(&self) -> Instant {
         let others = [self.core.next_tick(), self.accept_again_at];
-        others.into_iter().flatten().fold(self.look_at(), Instant::min)
+        others.into_iter().flatten().fold(self.next_round(), Instant::min)
     }
 
     /// Has the connections go on that can, and gives new ones their tasks.

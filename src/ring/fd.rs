@@ -67,7 +67,29 @@ pub(super) unsafe fn returned(result: libc::c_int) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        net::{Ipv4Addr, UdpSocket},
+        time::Duration,
+    };
+
     use super::*;
+
+    #[test]
+    fn duplicates_outlive_their_original_and_adopt_changes_the_type() {
+        let original = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = original.local_addr().unwrap();
+        let copy: UdpSocket = adopt(duplicate(&original).unwrap());
+        drop(original);
+        assert_eq!(copy.local_addr().unwrap(), address);
+        let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        peer.send_to(b"still here", address).unwrap();
+        copy.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut bytes = [0; 16];
+        let len = copy.recv(&mut bytes).unwrap();
+        assert_eq!(&bytes[..len], b"still here");
+        drop(copy);
+        assert!(UdpSocket::bind(address).is_ok(), "the last descriptor closed the socket");
+    }
 
     #[test]
     fn what_is_no_descriptor_is_an_error_of_the_system() {

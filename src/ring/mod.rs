@@ -100,8 +100,7 @@ pub struct RingConfig {
     /// (UDP GSO, `UDP_SEGMENT`). The ring switches it off by itself where the device cannot.
     pub gso: bool,
     /// Whether datagrams that the kernel has in one piece are received so, and cut here (UDP GRO).
-    /// For a generator of load, which receives what one sender has sent in such pieces; a receive
-    /// buffer takes 68 KiB then.
+    /// For a generator of load, which receives what one sender has sent in such pieces.
     pub gro: bool,
     /// Whether the [`eventfd`](Ring::eventfd) is signalled, for who sleeps elsewhere than in
     /// [`wait`](Ring::wait). Each turn takes a little longer for it.
