@@ -4,12 +4,9 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
-    io::Read,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     panic::{AssertUnwindSafe, catch_unwind},
     process::Command,
-    sync::mpsc,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -18,7 +15,7 @@ use stentor::{
     egress::{Egress, Flow, Path},
     limits::{DATAGRAM_BYTES_MAX, RECEIVE_BUFFER_BYTES},
     ring::{
-        Ring, RingConfig, Sent, fd,
+        Ring, RingConfig, Sent,
         socket::{self, SocketBuffers},
     },
 };
@@ -444,84 +441,6 @@ fn a_ring_and_its_egress_may_go_right_after_a_send() {
         drop(ring);
         for _ in 0..100 {
             assert_eq!(check_pattern(&receive_one(&peer).0).0, round);
-        }
-    }
-}
-
-/// A thread that reports each time the ring's eventfd is readable, and clears it.
-fn watch(ring: &Ring) -> mpsc::Receiver<()> {
-    let mut eventfd: File = fd::adopt(fd::duplicate(&ring.eventfd()).unwrap());
-    let (wake, woken) = mpsc::channel();
-    thread::spawn(move || {
-        let mut count = [0; 8];
-        while eventfd.read_exact(&mut count).is_ok() && wake.send(()).is_ok() {}
-    });
-    woken
-}
-
-const QUIET: Duration = Duration::from_millis(100);
-
-#[test]
-fn an_arrival_wakes_a_sleeper_every_time() {
-    let mut ring = ring();
-    let (address, peer) = (ring.local_addr().unwrap(), peer());
-    let woken = watch(&ring);
-    for round in 0..300 {
-        peer.send_to(b"wake up", address).unwrap();
-        woken.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("round {round}: not woken"));
-        while ring.receive(64, |_| ()) == 0 {}
-        assert_eq!(ring.receive(64, |_| ()), 0);
-    }
-}
-
-#[test]
-fn neither_receiving_nor_sending_wakes_a_sleeper_when_nothing_is_left() {
-    let mut ring = ring();
-    let (address, peer) = (ring.local_addr().unwrap(), peer());
-    let woken = watch(&ring);
-    assert!(woken.recv_timeout(QUIET).is_err(), "a new ring has nothing");
-    let mut egress = egress();
-    for _ in 0..100 {
-        put(&mut egress, Flow::NONE, Path::to(peer.local_addr().unwrap()), b"voice");
-    }
-    assert_eq!(ring.send(&mut egress).packets, 100);
-    assert!(woken.recv_timeout(QUIET).is_err(), "its own sends are no reason");
-    peer.send_to(b"voice", address).unwrap();
-    woken.recv_timeout(PATIENCE).expect("an arrival is");
-    assert_eq!(receive(&mut ring, 1).len(), 1);
-    assert_eq!(ring.receive(64, |_| ()), 0);
-    assert!(woken.recv_timeout(QUIET).is_err(), "what was received is none");
-}
-
-#[test]
-fn what_arrives_during_a_send_wakes_the_sleeper_after_it() {
-    let mut ring = ring();
-    let address = ring.local_addr().unwrap();
-    let woken = watch(&ring);
-    let mut egress = egress();
-    for _ in 0..50 {
-        assert_eq!(ring.receive(64, |_| ()), 0);
-        put(&mut egress, Flow::NONE, Path::to(address), b"to myself");
-        assert_eq!(ring.send(&mut egress).packets, 1);
-        woken.recv_timeout(PATIENCE).expect("woken");
-        assert!(ring.has_received());
-        assert_eq!(receive(&mut ring, 1)[0].bytes, b"to myself");
-    }
-}
-
-#[test]
-fn a_sleeper_is_woken_while_a_shortage_of_buffers_lasts() {
-    let mut ring = ring_of(1);
-    let (address, peer) = (ring.local_addr().unwrap(), peer());
-    let woken = watch(&ring);
-    for number in 0..20 {
-        peer.send_to(&pattern(1, number, 50), address).unwrap();
-    }
-    let mut next = 0;
-    while next < 20 {
-        woken.recv_timeout(PATIENCE).expect("woken");
-        while ring.receive(1, |it| assert_eq!(check_pattern(it.bytes), (1, next))) == 1 {
-            next += 1;
         }
     }
 }

@@ -1,17 +1,22 @@
-//! Sleeping in the media ring, against the real kernel: what ends a sleep, and that nothing is
-//! slept through. Waits are bounded and generous; no test measures time.
+//! Sleeping in the media ring, or on its eventfd, against the real kernel: what ends a sleep, and
+//! that nothing is slept through. Waits are bounded and generous; no test measures time.
 
 use std::{
-    io::Write,
+    fs::File,
+    io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::unix::net::UnixStream,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-use stentor::ring::{
-    Ring, RingConfig, Watch, fd,
-    socket::{self, SocketBuffers},
+use stentor::{
+    egress::{Egress, Flow, Path},
+    ring::{
+        Ring, RingConfig, Watch, fd,
+        socket::{self, SocketBuffers},
+    },
 };
 
 /// Longest wait for what must happen.
@@ -25,8 +30,22 @@ fn loopback() -> SocketAddr {
 }
 
 fn ring() -> Ring {
+    ring_of(8)
+}
+
+fn ring_of(receive_buffers: u16) -> Ring {
     let socket = socket::open(loopback(), SocketBuffers::default()).unwrap();
-    Ring::new(&RingConfig { receive_buffers: 8, ..RingConfig::default() }, socket).unwrap()
+    Ring::new(&RingConfig { receive_buffers, ..RingConfig::default() }, socket).unwrap()
+}
+
+fn peer() -> UdpSocket {
+    UdpSocket::bind(loopback()).unwrap()
+}
+
+fn put(egress: &mut Egress, to: SocketAddr, payload: &[u8]) {
+    let mut slot = egress.slot(Flow::NONE, Path::to(to), payload.len()).expect("room");
+    slot.bytes().copy_from_slice(payload);
+    slot.commit(payload.len());
 }
 
 /// A pair of sockets, the second of which is watched.
@@ -160,5 +179,81 @@ fn what_is_watched_is_found_while_datagrams_never_end() {
         ring.look();
         send(4);
         assert!(ring.receive(4, |_| ()) > 0);
+    }
+}
+
+/// A thread that reports each time the ring's eventfd is readable, and clears it.
+fn sleeper(ring: &Ring) -> mpsc::Receiver<()> {
+    let mut eventfd: File = fd::adopt(fd::duplicate(&ring.eventfd()).unwrap());
+    let (wake, woken) = mpsc::channel();
+    thread::spawn(move || {
+        let mut count = [0; 8];
+        while eventfd.read_exact(&mut count).is_ok() && wake.send(()).is_ok() {}
+    });
+    woken
+}
+
+#[test]
+fn an_arrival_wakes_a_sleeper_every_time() {
+    let mut ring = ring();
+    let (address, peer) = (ring.local_addr().unwrap(), peer());
+    let woken = sleeper(&ring);
+    for round in 0..300 {
+        peer.send_to(b"wake up", address).unwrap();
+        woken.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("round {round}: not woken"));
+        while ring.receive(64, |_| ()) == 0 {}
+        assert_eq!(ring.receive(64, |_| ()), 0);
+    }
+}
+
+#[test]
+fn neither_receiving_nor_sending_wakes_a_sleeper_when_nothing_is_left() {
+    let mut ring = ring();
+    let (address, peer) = (ring.local_addr().unwrap(), peer());
+    let woken = sleeper(&ring);
+    assert!(woken.recv_timeout(QUIET).is_err(), "a new ring has nothing");
+    let mut egress = Egress::new(128, 64 * 1_024);
+    for _ in 0..100 {
+        put(&mut egress, peer.local_addr().unwrap(), b"voice");
+    }
+    assert_eq!(ring.send(&mut egress).packets, 100);
+    assert!(woken.recv_timeout(QUIET).is_err(), "its own sends are no reason");
+    peer.send_to(b"voice", address).unwrap();
+    woken.recv_timeout(PATIENCE).expect("an arrival is");
+    while ring.receive(64, |_| ()) == 0 {}
+    assert_eq!(ring.receive(64, |_| ()), 0);
+    assert!(woken.recv_timeout(QUIET).is_err(), "what was received is none");
+}
+
+#[test]
+fn what_arrives_during_a_send_wakes_the_sleeper_after_it() {
+    let mut ring = ring();
+    let address = ring.local_addr().unwrap();
+    let woken = sleeper(&ring);
+    let mut egress = Egress::new(128, 64 * 1_024);
+    for _ in 0..50 {
+        assert_eq!(ring.receive(64, |_| ()), 0);
+        put(&mut egress, address, b"to myself");
+        assert_eq!(ring.send(&mut egress).packets, 1);
+        woken.recv_timeout(PATIENCE).expect("woken");
+        assert!(ring.has_received());
+        while ring.receive(64, |it| assert_eq!(it.bytes, b"to myself")) == 0 {}
+    }
+}
+
+#[test]
+fn a_sleeper_is_woken_while_a_shortage_of_buffers_lasts() {
+    let mut ring = ring_of(1);
+    let (address, peer) = (ring.local_addr().unwrap(), peer());
+    let woken = sleeper(&ring);
+    for number in 0..20 {
+        peer.send_to(&[number], address).unwrap();
+    }
+    let mut next = 0;
+    while next < 20 {
+        woken.recv_timeout(PATIENCE).expect("woken");
+        while ring.receive(1, |it| assert_eq!(it.bytes, [next])) == 1 {
+            next += 1;
+        }
     }
 }

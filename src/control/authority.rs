@@ -569,3 +569,7 @@ impl Authority {
 #[cfg(test)]
 #[path = "authority_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "authority_session_tests.rs"]
+mod session_tests;

@@ -179,3 +179,7 @@ fn transition(payload: Payload<'_>) -> Result<u16, Refusal> {
 #[cfg(test)]
 #[path = "client_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "client_refusal_tests.rs"]
+mod refusal_tests;

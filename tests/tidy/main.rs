@@ -101,17 +101,8 @@ const FORBIDDEN_USES: &[(&str, &str, Option<&str>)] = &[
 const ATTIC_NAMES: &[&str] =
     &["common", "helper", "helpers", "misc", "shared", "types", "util", "utils"];
 
-/// Longest file without an entry below, lines.
+/// Longest file, lines.
 const FILE_LINES_MAX: usize = 600;
-
-/// Files that are longer, with their present length. It may only shrink: split the file where its
-/// second noun begins, and write the smaller number here.
-const LONG_FILES: &[(&str, usize)] = &[
-    ("src/control/authority_tests.rs", 662),
-    ("src/signalling/client_tests.rs", 882),
-    ("tests/control.rs", 846),
-    ("tests/ring.rs", 604),
-];
 
 /// Longest line, characters.
 const LINE_CHARACTERS_MAX: usize = 100;
@@ -201,13 +192,8 @@ fn nothing_is_left_to_do() {
 }
 
 #[test]
-fn long_files_only_shrink() {
-    let sources = tree();
-    let stale = LONG_FILES
-        .iter()
-        .filter(|(path, _)| !sources.iter().any(|source| source.path == *path))
-        .map(|(path, _)| format!("tests/tidy.rs:1: {path} is gone: take it off LONG_FILES"));
-    report(sources.iter().filter_map(length_breach).chain(stale));
+fn no_file_is_long() {
+    report(tree().iter().filter_map(length_breach));
 }
 
 /// rustfmt sees to code; comments it leaves alone, and nobody can break a string or an address.
@@ -317,23 +303,11 @@ fn unfinished(source: &Source) -> Vec<String> {
 
 fn length_breach(source: &Source) -> Option<String> {
     let (path, lines) = (&source.path, source.text.lines().count());
-    let listed = LONG_FILES.iter().find(|(long, _)| long == path).map(|&(_, lines)| lines);
-    match listed {
-        None if lines <= FILE_LINES_MAX => None,
-        None => Some(format!(
+    (lines > FILE_LINES_MAX).then(|| {
+        format!(
             "{path}:{lines}: {lines} lines, above {FILE_LINES_MAX}: which second noun moved in?"
-        )),
-        Some(before) if lines > before => {
-            Some(format!("{path}:{lines}: {lines} lines, and had {before}: it may only shrink"))
-        }
-        Some(_) if lines <= FILE_LINES_MAX => {
-            Some(format!("{path}:1: no longer long: take it off LONG_FILES in tests/tidy.rs"))
-        }
-        Some(before) if lines < before => {
-            Some(format!("{path}:1: shrunk to {lines} lines: say so in LONG_FILES"))
-        }
-        Some(_) => None,
-    }
+        )
+    })
 }
 
 /// A circle in the graph, if there is one: each name uses the next, the last uses the first.
