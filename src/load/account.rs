@@ -21,20 +21,29 @@ use super::{
 #[derive(Debug)]
 pub struct Arrivals {
     times: hdrhistogram::Histogram<u32>,
+    of_browsers: hdrhistogram::Histogram<u32>,
     refused: BTreeMap<Ending, u64>,
     broken: BTreeMap<Ending, u64>,
 }
 
 impl Default for Arrivals {
     fn default() -> Self {
-        Self { times: empty(), refused: BTreeMap::new(), broken: BTreeMap::new() }
+        Self {
+            times: empty(),
+            of_browsers: empty(),
+            refused: BTreeMap::new(),
+            broken: BTreeMap::new(),
+        }
     }
 }
 
 impl Arrivals {
     /// One has joined: it can hear.
-    pub fn joined(&mut self, ns: u64) {
-        self.times.record(ns.max(1)).expect("the histogram grows as needed");
+    pub fn joined(&mut self, ns: u64, is_browser: bool) {
+        let browsers = is_browser.then_some(&mut self.of_browsers);
+        for times in [&mut self.times].into_iter().chain(browsers) {
+            times.record(ns.max(1)).expect("the histogram grows as needed");
+        }
     }
 
     /// One did not get in.
@@ -59,6 +68,9 @@ impl Arrivals {
             attempted: succeeded + self.refusals(),
             succeeded,
             time: Latency::of(&self.times),
+            of_browsers: (1..succeeded)
+                .contains(&self.of_browsers.len())
+                .then(|| Latency::of(&self.of_browsers)),
             failures: failures(&self.refused),
             broken: failures(&self.broken),
         }
@@ -404,7 +416,7 @@ mod tests {
     fn the_most_frequent_failure_comes_first() {
         let ending = |code, reason: &str| Ending { close_code: code, reason: reason.to_owned() };
         let mut arrivals = Arrivals::default();
-        arrivals.joined(5);
+        arrivals.joined(5, false);
         arrivals.refused(ending(None, "refused"));
         arrivals.refused(ending(Some(4004), "no"));
         arrivals.refused(ending(Some(4004), "no"));
@@ -413,5 +425,17 @@ mod tests {
         assert_eq!((joins.attempted, joins.succeeded, joins.time.count), (4, 1, 1));
         assert_eq!((joins.failures[0].close_code, joins.failures[0].count), (Some(4004), 2));
         assert_eq!((joins.failures.len(), joins.broken.len()), (2, 1));
+    }
+
+    #[test]
+    fn joins_of_browsers_are_told_apart_where_others_join_as_well() {
+        let mut arrivals = Arrivals::default();
+        arrivals.joined(40_000_000, true);
+        assert_eq!(arrivals.joins().of_browsers, None, "all of them are");
+        arrivals.joined(1_000_000, false);
+        let joins = arrivals.joins();
+        let browsers = joins.of_browsers.unwrap();
+        assert_eq!((joins.time.count, browsers.count), (2, 1));
+        assert!(joins.time.min_ns < 2_000_000 && browsers.min_ns > 30_000_000);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{
     control_client::Metrics,
@@ -207,6 +207,11 @@ impl LoadArgs {
             profile => profile.to_owned(),
         });
         set(&mut scenario.srtp_profile, profile);
+        let changes = self.changes();
+        if self.scenario.is_some() && !changes.is_empty() {
+            // A file's name speaks of what is in the file.
+            scenario.name += &format!(" (with {changes})");
+        }
         let scenario = scenario.checked()?;
         let has = |webrtc| scenario.channels.iter().any(|it| it.has_members_over(webrtc));
         for (flag, given, has, other) in [
@@ -228,6 +233,30 @@ impl LoadArgs {
             return Err(ArgsError::Flag { flag: "--bound", problem });
         }
         Ok(scenario)
+    }
+
+    /// Which flags change what is played, as they are given.
+    fn changes(&self) -> String {
+        let number = |number: Option<u32>| number.map(|number| number.to_string());
+        let transport = |transport: Option<Transport>| {
+            transport?.to_possible_value().map(|value| value.get_name().to_owned())
+        };
+        let flags = [
+            ("--speakers", number(self.speakers)),
+            ("--listeners", number(self.listeners)),
+            ("--channels", number(self.channels)),
+            ("--payload-bytes", number(self.payload_bytes.map(u32::from))),
+            ("--packets-per-second", number(self.packets_per_second)),
+            ("--video", self.video.map(|bits| bits.to_string())),
+            ("--joins-per-second", number(self.joins_per_second)),
+            ("--mode", self.mode.clone()),
+            ("--transport", transport(self.transport)),
+            ("--sender-transport", transport(self.sender_transport)),
+            ("--srtp-profile", self.srtp_profile.clone()),
+        ];
+        let given =
+            flags.into_iter().filter_map(|(flag, value)| Some(format!("{flag} {}", value?)));
+        given.collect::<Vec<_>>().join(" ")
     }
 
     /// What a run needs besides.
@@ -458,6 +487,8 @@ mod tests {
         let load = parse(&[path, "--listeners", "7", "--warmup", "0"]).unwrap();
         let scenario = load.scenario().unwrap();
         assert_eq!((scenario.channels[0].listeners, scenario.warmup_s), (7, 0));
+        assert_eq!(scenario.name, "x (with --listeners 7)");
+        assert_eq!(parse(&[path, "--duration", "9"]).unwrap().scenario().unwrap().name, "x");
         assert!(parse(&[path, "--mode", "plain"]).unwrap().scenario().is_err());
     }
 

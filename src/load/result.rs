@@ -214,6 +214,9 @@ pub struct Joins {
     /// From when the TCP connection was due to where media may flow: Session Description, discovery
     /// included; of a browser the end of its DTLS handshake.
     pub time: Latency,
+    /// The same of browsers alone, where others joined as well: they have handshakes to make.
+    #[serde(default)]
+    pub of_browsers: Option<Latency>,
     /// Why the others did not, most frequent first.
     pub failures: Vec<Failure>,
     /// Sessions that ended before their time, most frequent first.

@@ -268,11 +268,13 @@ struct Run<'a> {
 impl Run<'_> {
     fn hear_news(&mut self) {
         while let Ok((client, news)) = self.news.try_recv() {
-            let early = self.cast.clients[client as usize].joins_at_ns.is_none();
+            let of = &self.cast.clients[client as usize];
+            let early = of.joins_at_ns.is_none();
             let ready = &mut self.ready[client as usize];
             match news {
                 News::Joined(took) => {
-                    self.arrivals.joined(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+                    let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+                    self.arrivals.joined(ns, of.over_webrtc);
                 }
                 News::Ready => {
                     self.settled += u64::from(early);

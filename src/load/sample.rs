@@ -115,6 +115,7 @@ impl Sample {
                 attempted: HEARERS + 3,
                 succeeded: HEARERS + 1,
                 time: joins.latency(),
+                of_browsers: None,
                 failures: vec![Failure {
                     close_code: Some(4_006),
                     reason: "session no longer valid".to_owned(),

@@ -63,11 +63,17 @@ fn write_all(out: &mut String, result: &RunResult) -> std::fmt::Result {
     Ok(())
 }
 
+fn join_time(of: &Latency) -> String {
+    format!("{} (p99 {}, most {})", time(of.p50_ns), time(of.p99_ns), time(of.max_ns))
+}
+
 fn write_joins(out: &mut String, joins: &Joins) -> std::fmt::Result {
     write!(out, "  joined     {} of {}", joins.succeeded, joins.attempted)?;
     if joins.time.count > 0 {
-        let Latency { p50_ns, p99_ns, max_ns, .. } = joins.time;
-        write!(out, " in {} (p99 {}, most {})", time(p50_ns), time(p99_ns), time(max_ns))?;
+        write!(out, " in {}", join_time(&joins.time))?;
+    }
+    if let Some(browsers) = &joins.of_browsers {
+        write!(out, "; the {} browsers in {}", browsers.count, join_time(browsers))?;
     }
     out.push('\n');
     for (failures, what) in [(&joins.failures, "refused"), (&joins.broken, "cut off")] {

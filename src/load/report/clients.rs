@@ -38,15 +38,15 @@ pub fn joins(result: &RunResult) -> Option<Figure> {
         "From when the connection was due to where media may flow",
         &["joins", "least", "p50", "p90", "p99", "most"],
     );
-    let ns = |ns| if time.count == 0 { unit::NONE.into() } else { unit::nanoseconds(ns) };
-    table.row([
-        unit::count(joins.succeeded),
-        ns(time.min_ns),
-        ns(time.p50_ns),
-        ns(time.p90_ns),
-        ns(time.p99_ns),
-        ns(time.max_ns),
-    ]);
+    table.row(times(unit::count(joins.succeeded), time));
+    if let Some(browsers) = &joins.of_browsers {
+        finding += &format!(
+            " Browsers, with handshakes to make, took {} and {}.",
+            unit::nanoseconds(browsers.p50_ns),
+            unit::nanoseconds(browsers.p99_ns)
+        );
+        table.row(times(format!("{} of them browsers", unit::count(browsers.count)), browsers));
+    }
     let mut tables = vec![table];
     tables.extend(failures("Why joins failed", &joins.failures));
     tables.extend(failures("Sessions that ended before their time", &joins.broken));
@@ -59,6 +59,12 @@ pub fn joins(result: &RunResult) -> Option<Figure> {
         picture: distribution(time).finish(),
         tables,
     })
+}
+
+/// A row of the table of times.
+fn times(whose: String, time: &Latency) -> [String; 6] {
+    let ns = |ns| if time.count == 0 { unit::NONE.into() } else { unit::nanoseconds(ns) };
+    [whose, ns(time.min_ns), ns(time.p50_ns), ns(time.p90_ns), ns(time.p99_ns), ns(time.max_ns)]
 }
 
 /// Columns of equal ratio.
