@@ -11,6 +11,12 @@ use stentor::{
     plan::{self, PlanArgs},
 };
 
+/// Puts blocks of one size side by side, the keys that the crypto library allocates included. A
+/// shard that has slept finds its hearers' keys cold, and those that lie together come faster
+/// (docs/decisions.md, "Which allocator?").
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Parser)]
 #[command(version, about, arg_required_else_help = true)]
 enum Command {
