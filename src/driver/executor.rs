@@ -10,6 +10,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     pin::pin,
     rc::Rc,
+    sync::{Mutex, PoisonError},
     task::{Context, Waker},
     time::Duration,
 };
@@ -40,6 +41,10 @@ const REQUESTS_OF_POLL: u64 = 4;
 
 /// How often a ring must tell what happens to be taken for glommio's: others' rings are busy too.
 const SIGNS: usize = 4;
+
+/// Held by who looks for its ring: duplicates that another holds meanwhile would be further
+/// descriptors of the same ring, and neither could tell which is its own.
+static LOOKING: Mutex<()> = Mutex::new(());
 
 /// How long glommio gets to hand a request to the kernel.
 const SUBMIT_PAUSE: Duration = Duration::from_millis(1);
@@ -95,6 +100,7 @@ impl Executor {
     /// all the process's rings it is the one that becomes readable when a read ends that glommio
     /// was asked for.
     pub fn find_ring(&self) -> Option<OwnedFd> {
+        let _alone = LOOKING.lock().unwrap_or_else(PoisonError::into_inner);
         self.glommio.run(find_ring())
     }
 }
@@ -179,6 +185,20 @@ mod tests {
             assert_eq!(heard.borrow().last(), Some(&byte));
         }
         drop(others);
+    }
+
+    #[test]
+    fn executors_that_look_at_the_same_time_all_find_theirs() {
+        let start = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            let looking = || {
+                let executor = Executor::new("mine", None).unwrap();
+                start.wait();
+                executor.find_ring().is_some()
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(looking)).collect();
+            assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
+        });
     }
 
     #[test]
