@@ -12,7 +12,7 @@ use std::{
 use super::{
     bootstrap::{Effect, weigh},
     report::{self, unit},
-    result::{ResultError, RunResult, Second},
+    result::{Hearing, Joins, ResultError, RunResult, Second},
     scenario::Scenario,
 };
 
@@ -28,6 +28,13 @@ const SECONDS_MIN: usize = 5;
 /// Least difference in time that matters however large a part of the whole it is, nanoseconds: what
 /// one wake-up of a thread more or less makes.
 const LATENCY_MATTERS_NS: f64 = 10_000.0;
+
+/// Least growth of a fault that matters, as a part of all copies: a network that doubles a packet
+/// or lets it be overtaken now and then does so less often.
+const FAULTS_MATTER: f64 = 0.000_1;
+
+/// So many times A's part it must be besides: such copies come in bursts, of which a run has few.
+const FAULTS_FACTOR: f64 = 1.5;
 
 /// Runs of each side from which on they tell how much runs differ.
 const RUNS_WANTED: usize = 3;
@@ -260,6 +267,7 @@ fn difference(a: &Scenario, b: &Scenario) -> Option<&'static str> {
         ("warmup_s", a.warmup_s != b.warmup_s),
         ("gateway_version", a.gateway_version != b.gateway_version),
         ("joins_per_second", a.joins_per_second != b.joins_per_second),
+        ("heartbeat_s", a.heartbeat_s != b.heartbeat_s),
     ];
     differences.into_iter().find_map(|(what, differs)| differs.then_some(what))
 }
@@ -368,31 +376,92 @@ fn finding(effect: Effect, matters: bool) -> Finding {
 
 /// What is wrong with B whatever the spread is.
 fn faults(a: &[RunResult], b: &[RunResult], tolerance: Tolerance) -> Vec<String> {
-    let sum = |runs: &[RunResult], of: fn(&RunResult) -> u64| -> u64 {
-        runs.iter().map(of).fold(0, u64::saturating_add)
-    };
-    let mut faults = Vec::new();
-    type Count = (&'static str, fn(&RunResult) -> u64);
-    let counts: [Count; 2] = [
-        ("reached hearers of another channel", |run| run.overall.hearing.wrong_channel),
-        ("could not be decrypted", |run| run.overall.hearing.undecryptable),
-    ];
-    for (what, of) in counts {
-        if sum(a, of) == 0 && sum(b, of) > 0 {
-            faults.push(format!("{} copies {what}, and none of A's", unit::count(sum(b, of))));
-        }
-    }
-    let absent = |runs: &[RunResult]| {
-        let attempted = sum(runs, |run| run.joins.attempted);
-        let succeeded = sum(runs, |run| run.joins.succeeded);
-        attempted.saturating_sub(succeeded) as f64 / attempted.max(1) as f64
-    };
-    let (absent_a, absent_b) = (absent(a), absent(b));
-    if absent_b - absent_a >= tolerance.loss.max(f64::MIN_POSITIVE) {
-        let (a, b) = (unit::percent(absent_a), unit::percent(absent_b));
-        faults.push(format!("{b} of joins failed, and {a} of A's"));
+    let mut faults = faults_of_copies(a, b);
+    faults.extend(faults_of_sessions(a, b, tolerance));
+    let deserted = deserted(a, b);
+    if deserted > 0 {
+        faults.push(format!(
+            "in {deserted} of its seconds nothing was due to anybody, and in every run of A \
+             something was"
+        ));
     }
     faults
+}
+
+/// Copies that should not have come, or not like this.
+fn faults_of_copies(a: &[RunResult], b: &[RunResult]) -> Vec<String> {
+    type Fault = (&'static str, fn(&Hearing) -> u64, fn(f64, f64) -> bool);
+    let known: [Fault; 5] = [
+        ("reached hearers of another channel", |it| it.wrong_channel, |a, b| b > a),
+        ("could not be decrypted", |it| it.undecryptable, is_new_or_has_grown),
+        ("came once more", |it| it.duplicated, has_grown),
+        ("came after a later one", |it| it.reordered, has_grown),
+        ("were none of the run's", |it| it.foreign, has_grown),
+    ];
+    let mut faults = Vec::new();
+    for (what, of, is_worse) in known {
+        let side = |runs: &[RunResult]| {
+            let count = sum(runs, |run| of(&run.overall.hearing));
+            let due = sum(runs, |run| run.overall.hearing.expected);
+            (count, count as f64 / due.max(1) as f64)
+        };
+        let ((count_a, part_a), (count_b, part_b)) = (side(a), side(b));
+        if is_worse(part_a, part_b) {
+            let (count_a, count_b) = (unit::count(count_a), unit::count(count_b));
+            let (part_a, part_b) = (unit::percent(part_a), unit::percent(part_b));
+            faults.push(format!(
+                "{count_b} copies ({part_b}) {what}, and {count_a} ({part_a}) of A's"
+            ));
+        }
+    }
+    faults
+}
+
+fn has_grown(a: f64, b: f64) -> bool {
+    b - a > FAULTS_MATTER && b > FAULTS_FACTOR * a
+}
+
+fn is_new_or_has_grown(a: f64, b: f64) -> bool {
+    (a == 0.0 && b > 0.0) || has_grown(a, b)
+}
+
+/// Those who did not get in, and those who did not stay: what is due to nobody is not lost.
+fn faults_of_sessions(a: &[RunResult], b: &[RunResult], tolerance: Tolerance) -> Vec<String> {
+    type Fault = (&'static str, fn(&Joins) -> u64);
+    let known: [Fault; 2] = [
+        ("joins failed", |it| it.attempted.saturating_sub(it.succeeded)),
+        ("sessions were cut off", |it| {
+            it.broken.iter().map(|failure| failure.count).fold(0, u64::saturating_add)
+        }),
+    ];
+    let mut faults = Vec::new();
+    for (what, of) in known {
+        let part = |runs: &[RunResult]| {
+            let attempted = sum(runs, |run| run.joins.attempted);
+            sum(runs, |run| of(&run.joins)) as f64 / attempted.max(1) as f64
+        };
+        let (part_a, part_b) = (part(a), part(b));
+        if part_b - part_a >= tolerance.loss.max(f64::MIN_POSITIVE) {
+            let (part_a, part_b) = (unit::percent(part_a), unit::percent(part_b));
+            faults.push(format!("{part_b} of {what}, and {part_a} of A's"));
+        }
+    }
+    faults
+}
+
+/// Seconds of B's runs in which the server had nothing to do, though in every run of A it had:
+/// nobody spoke any more, or nobody was left to hear.
+fn deserted(a: &[RunResult], b: &[RunResult]) -> usize {
+    let had_work = |run: &RunResult, second: u32| {
+        run.seconds.iter().any(|it| it.second == second && is_servers(it))
+    };
+    let seconds = b.iter().flat_map(|run| &run.seconds);
+    let idle = seconds.filter(|second| !second.bound && second.expected == 0);
+    idle.filter(|second| a.iter().all(|run| had_work(run, second.second))).count()
+}
+
+fn sum(runs: &[RunResult], of: impl Fn(&RunResult) -> u64) -> u64 {
+    runs.iter().map(of).fold(0, u64::saturating_add)
 }
 
 /// What else may be behind a difference.

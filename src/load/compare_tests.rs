@@ -2,7 +2,7 @@
 //! what cannot be compared is refused. Part of `compare`.
 
 use super::*;
-use crate::load::sample::Sample;
+use crate::load::{result::Failure, sample::Sample};
 
 fn run(sample: Sample) -> RunResult {
     sample.result()
@@ -119,6 +119,71 @@ fn a_packet_in_the_wrong_channel_is_worse_whatever_the_spread() {
     let comparison = answer(&[a], &[b]);
     assert_eq!(comparison.faults.len(), 2, "{:?}", comparison.faults);
     assert!(comparison.text().ends_with("B is worse than A: faults.\n"));
+}
+
+#[test]
+fn a_fault_that_grows_is_seen_and_one_that_comes_now_and_then_is_not() {
+    type Field = fn(&mut Hearing) -> &mut u64;
+    let wrong_channel: Field = |it| &mut it.wrong_channel;
+    let undecryptable: Field = |it| &mut it.undecryptable;
+    let duplicated: Field = |it| &mut it.duplicated;
+    let reordered: Field = |it| &mut it.reordered;
+    let foreign: Field = |it| &mut it.foreign;
+    let base = run(Sample::default());
+    assert_eq!(base.overall.hearing.expected, 40_000);
+    for (field, of_a, of_b, is_fault) in [
+        (wrong_channel, 7, 8, true),
+        (wrong_channel, 7, 7, false),
+        (undecryptable, 0, 1, true),
+        (undecryptable, 1, 100_000, true),
+        (undecryptable, 10, 13, false),
+        (duplicated, 0, 40_000, true),
+        (duplicated, 0, 3, false),
+        (reordered, 100, 200, true),
+        (reordered, 400, 500, false),
+        (foreign, 0, 40, true),
+    ] {
+        let [a, b] = [of_a, of_b].map(|count| {
+            let mut result = base.clone();
+            *field(&mut result.overall.hearing) = count;
+            result
+        });
+        // Three runs of A are no more of a fault than one.
+        let found = faults(&[a.clone(), a.clone(), a], &[b], Tolerance::default());
+        assert_eq!(found.len(), usize::from(is_fault), "{of_a} and {of_b}: {found:?}");
+    }
+}
+
+#[test]
+fn sessions_that_are_cut_off_are_a_fault_though_nothing_is_lost() {
+    let a = run(Sample::default());
+    let mut b = a.clone();
+    let reset = |count| Failure { close_code: None, reason: "reset".to_owned(), count };
+    b.joins.broken = vec![reset(19), reset(1)];
+    let comparison = answer(std::slice::from_ref(&a), std::slice::from_ref(&b));
+    assert!(comparison.rows.iter().all(|row| row.finding == Finding::Same));
+    assert_eq!(comparison.faults, ["46.5 % of sessions were cut off, and 0 % of A's"]);
+    assert!(!answer(std::slice::from_ref(&b), &[a]).is_worse());
+    assert!(!answer(std::slice::from_ref(&b), std::slice::from_ref(&b)).is_worse());
+}
+
+#[test]
+fn a_server_that_ends_on_the_way_is_worse() {
+    let a = run(Sample { bound: true, ..Sample::default() });
+    let mut b = a.clone();
+    // Ten seconds of each, then neither has any.
+    for second in b.seconds.iter_mut().skip(20) {
+        *second = Second { second: second.second, bound: second.bound, ..Second::default() };
+    }
+    let comparison = answer(std::slice::from_ref(&a), std::slice::from_ref(&b));
+    assert_eq!(comparison.faults.len(), 1, "{:?}", comparison.faults);
+    assert!(comparison.faults[0].starts_with("in 10 of its seconds"), "{:?}", comparison.faults);
+    let found = |a: &[&RunResult], b: &RunResult| {
+        let a: Vec<_> = a.iter().map(|run| (*run).clone()).collect();
+        faults(&a, std::slice::from_ref(b), Tolerance::default())
+    };
+    assert!(found(&[&b], &a).is_empty());
+    assert!(found(&[&a, &b], &b).is_empty(), "it ended in a run of A as well");
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn search(
             }
             // At first it is no finding but a mistake.
             Err(error) if best.is_none() => return Err(error),
-            Err(error) => search.failed(value, error.to_string()),
+            Err(error) => search.failed(value, &error),
         }
     }
     let (_, mut played) = best.expect("the first step was played or was an error");
