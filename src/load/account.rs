@@ -14,8 +14,12 @@ use super::{
     schedule::Cast,
     server_cost::{Counted, Sample, cores_between, cost},
     tally::{Due, Seconds, Stay, Target, Window},
-    verdict::{OwnFailings, judge},
+    verdict::{CostFault, CountFault, Lacking, OwnFailings, judge},
 };
+
+/// Furthest that the server's counts may be from the readings of its processor time, as a part of
+/// the measured time: half a percent at either end, which is less than two runs differ by.
+const APART_PART: u64 = 200;
 
 /// How clients got in, as it goes on.
 #[derive(Debug)]
@@ -109,14 +113,17 @@ pub struct Ledger<'a> {
     pub server: Vec<Sample>,
     /// Of the bare loop.
     pub bound: Vec<Sample>,
-    /// What the server counted at the beginning and at the end.
-    pub counted: Option<(Counted, Counted)>,
+    /// What the server counted at the beginning and at the end, or why that is not known; `None`:
+    /// nobody asked.
+    pub counted: Option<Result<(Counted, Counted), String>>,
     /// The server's memory before anyone joined.
     pub memory_before_bytes: Option<u64>,
     /// Sessions at the beginning of the measured time.
     pub sessions: u64,
-    /// The server's process.
-    pub pid: Option<u32>,
+    /// The server's process, or why it is not known; `None`: it is not of this machine.
+    pub process: Result<Option<u32>, CostFault>,
+    /// The bare loop was not on a core of the server's.
+    pub bound_elsewhere: bool,
     /// Datagrams dropped at the generator's own sockets.
     pub own_drops: u64,
 }
@@ -164,7 +171,17 @@ impl Ledger<'_> {
         };
         // Lateness is the generator's whichever way its packets went.
         let mut sending = overall.sending;
-        let cost = self.server_cost(&overall);
+        let copies = self.copies_counted();
+        let forwarded = match &copies {
+            Some(Ok(copies)) => *copies,
+            Some(Err(_)) | None => overall.hearing.heard,
+        };
+        let cost = self.server_cost(forwarded);
+        let lacking = Lacking {
+            count: copies.and_then(Result::err),
+            cost: self.cost_fault(cost.as_ref()),
+            bound_elsewhere: self.bound_elsewhere,
+        };
         let bound = self.window.slice_s.map(|slice_s| {
             let theirs = self.phase("whole", 0, seconds, Target::Bound, &due);
             sending.add(&theirs.sending);
@@ -176,7 +193,7 @@ impl Ledger<'_> {
             Bound { slice_s, overall: theirs, cost: bound_cost, ratios }
         });
         Findings {
-            verdict: judge(&sending, &overall.hearing, &receive_time, own),
+            verdict: judge(&sending, &overall.hearing, &receive_time, own, &lacking),
             phases: phases.collect(),
             hearers: self.hearers(&due),
             seconds: (0..seconds).map(|second| self.second(second, &due)).collect(),
@@ -274,14 +291,46 @@ impl Ledger<'_> {
         }
     }
 
-    fn server_cost(&self, overall: &Phase) -> Option<Cost> {
-        let pid = self.pid?;
-        let forwarded = self.counted.as_ref();
-        let forwarded = forwarded.map(|(from, to)| to.forwarded.saturating_sub(from.forwarded));
-        let forwarded = forwarded.unwrap_or(overall.hearing.heard);
-        let traversals = self.counted.as_ref().and_then(|(from, to)| {
-            let traversals = to.traversals.checked_sub(from.traversals)?;
-            (forwarded > 0).then(|| traversals as f64 / forwarded as f64)
+    /// Copies the server forwarded by its own account, if anybody asked for it.
+    fn copies_counted(&self) -> Option<Result<u64, CountFault>> {
+        let counted = self.counted.as_ref()?;
+        Some(match counted {
+            Ok((from, to)) => self.copies_between(from, to),
+            Err(why) => Err(CountFault::Unread(why.clone())),
+        })
+    }
+
+    fn copies_between(&self, from: &Counted, to: &Counted) -> Result<u64, CountFault> {
+        let copies = to.forwarded.checked_sub(from.forwarded).ok_or(CountFault::Backwards)?;
+        // Without readings of its processor time there is nothing that they would divide.
+        let ends = self.server.first().zip(self.server.last());
+        let Some((first, last)) = ends else { return Ok(copies) };
+        let apart_ns = from.at_ns.abs_diff(first.at_ns).max(to.at_ns.abs_diff(last.at_ns));
+        if apart_ns > last.at_ns.saturating_sub(first.at_ns) / APART_PART {
+            return Err(CountFault::Apart { ms: apart_ns / 1_000_000 });
+        }
+        Ok(copies)
+    }
+
+    /// Why there is no cost of a server on this machine.
+    fn cost_fault(&self, cost: Option<&Cost>) -> Option<CostFault> {
+        match self.process {
+            Err(fault) => Some(fault),
+            Ok(Some(pid)) if cost.is_some_and(|cost| cost.cores.is_none()) => {
+                Some(CostFault::Unreadable(pid))
+            }
+            Ok(_) => None,
+        }
+    }
+
+    /// What each of so many copies cost the server.
+    fn server_cost(&self, forwarded: u64) -> Option<Cost> {
+        let pid = self.process.ok()??;
+        // These are of one time, whether or not it is that of the other readings.
+        let counted = self.counted.as_ref().and_then(|counted| counted.as_ref().ok());
+        let traversals = counted.and_then(|(from, to)| {
+            let copies = to.forwarded.checked_sub(from.forwarded).filter(|copies| *copies > 0)?;
+            Some(to.traversals.checked_sub(from.traversals)? as f64 / copies as f64)
         });
         let joined = self.server.first().and_then(|sample| sample.memory_bytes);
         // A server that has served before gives memory back meanwhile.
@@ -290,7 +339,7 @@ impl Ledger<'_> {
         Some(Cost {
             pid: Some(pid),
             traversals_per_packet: traversals,
-            share: self.counted.as_ref().and_then(|(from, to)| to.share.since(&from.share)),
+            share: counted.and_then(|(from, to)| to.share.since(&from.share)),
             memory_before_bytes: self.memory_before_bytes,
             memory_joined_bytes: joined,
             memory_per_session_bytes: grown
@@ -332,7 +381,7 @@ fn ratios(server: &Phase, cost: Option<&Cost>, bound: &Phase, bound_cost: &Cost)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::{schedule::SECOND_NS, tally::SecondTally};
+    use crate::load::{schedule::SECOND_NS, server_cost::Thread, tally::SecondTally};
 
     fn tally(sent: u64, heard: u64, ns: u64) -> SecondTally {
         let mut tally = SecondTally::default();
@@ -343,20 +392,26 @@ mod tests {
     }
 
     fn samples(cpu_ns_per_second: u64) -> Vec<Sample> {
-        let sample = |second: u64| Sample {
-            at_ns: second * SECOND_NS,
-            cpu_ns: Some(second * cpu_ns_per_second),
-            memory_bytes: Some(5_000),
-            ..Sample::default()
+        let sample = |second: u64| {
+            let cpu_ns = second * cpu_ns_per_second;
+            let threads = BTreeMap::from([(9, Thread { cpu_ns, ..Thread::default() })]);
+            let (at_ns, memory_bytes) = (second * SECOND_NS, Some(5_000));
+            Sample { at_ns, threads, memory_bytes, ..Sample::default() }
         };
         (0..5).map(sample).collect()
     }
 
+    /// What the server had counted when.
+    fn counted(at_ns: u64, forwarded: u64, traversals: u64) -> Counted {
+        Counted { at_ns, forwarded, traversals, ..Counted::default() }
+    }
+
+    fn scenario() -> Scenario {
+        Scenario { duration_s: 4, ..Scenario::simple(1, 2).unwrap() }
+    }
+
     /// A speaker and two listeners, four seconds of which the bare loop has the odd ones.
-    #[test]
-    fn server_and_bare_loop_are_accounted_for_apart() {
-        let scenario = Scenario { duration_s: 4, ..Scenario::simple(1, 2).unwrap() };
-        let cast = Cast::new(&scenario);
+    fn ledger<'a>(scenario: &'a Scenario, cast: &'a Cast) -> Ledger<'a> {
         let always = |who| Stay { who, from_ns: 0, to_ns: u64::MAX };
         let heard = |heard| Hearing { heard, ..Hearing::default() };
         let account = Account {
@@ -370,25 +425,29 @@ mod tests {
             receive_time: ReceiveTime::Kernel { drift_ns: -3 },
         };
         let tallies = [tally(50, 95, 40_000), tally(50, 100, 20_000)];
-        let ledger = Ledger {
-            scenario: &scenario,
-            cast: &cast,
+        Ledger {
+            scenario,
+            cast,
             window: Window { from_ns: 0, seconds: 4, slice_s: Some(1) },
             seconds: (0..4).map(|second| (second, tallies[second as usize % 2].clone())).collect(),
             accounts: vec![account],
             arrivals: Arrivals::default(),
             server: samples(190_000),
             bound: samples(100_000),
-            counted: Some((
-                Counted { forwarded: 10, traversals: 10, ..Counted::default() },
-                Counted { forwarded: 210, traversals: 110, ..Counted::default() },
-            )),
+            counted: Some(Ok((counted(0, 10, 10), counted(4 * SECOND_NS, 210, 110)))),
             memory_before_bytes: Some(2_000),
             sessions: 3,
-            pid: Some(9),
+            process: Ok(Some(9)),
+            bound_elsewhere: false,
             own_drops: 0,
-        };
-        let found = ledger.find();
+        }
+    }
+
+    #[test]
+    fn server_and_bare_loop_are_accounted_for_apart() {
+        let scenario = scenario();
+        let cast = Cast::new(&scenario);
+        let found = ledger(&scenario, &cast).find();
         let hearing = found.overall.hearing;
         assert_eq!((hearing.expected, hearing.heard, hearing.lost), (200, 190, 10));
         let bound = found.bound.unwrap();
@@ -409,7 +468,48 @@ mod tests {
         assert_eq!(found.seconds.len(), 4);
         assert_eq!((found.seconds[0].lost, found.seconds[1].bound), (5, true));
         assert_eq!(found.receive_time, ReceiveTime::Kernel { drift_ns: -3 });
-        assert!(found.verdict.valid, "{:?}", found.verdict);
+        assert!(found.verdict.valid && found.verdict.warnings.is_empty(), "{:?}", found.verdict);
+    }
+
+    #[test]
+    fn counts_of_another_time_divide_nothing_and_the_verdict_says_so() {
+        let scenario = scenario();
+        let cast = Cast::new(&scenario);
+        let (late, end) = (SECOND_NS, 4 * SECOND_NS);
+        for (counted, traversals, words) in [
+            (Err("no answer".to_owned()), None, "(no answer)"),
+            (Ok((counted(late, 10, 10), counted(end, 160, 85))), Some(0.5), "1000 ms away"),
+            (Ok((counted(0, 10, 10), counted(end + late, 410, 10))), Some(0.0), "1000 ms away"),
+            (Ok((counted(0, 500, 10), counted(end, 210, 20))), None, "backwards"),
+        ] {
+            let found = Ledger { counted: Some(counted), ..ledger(&scenario, &cast) }.find();
+            let cost = found.cost.unwrap();
+            assert_eq!((cost.forwarded, cost.cpu_ns_per_packet), (190, Some(2_000.0)));
+            assert_eq!(cost.traversals_per_packet, traversals);
+            let warnings = found.verdict.warnings;
+            assert!(warnings.len() == 1 && warnings[0].contains(words), "{warnings:?}");
+        }
+        let unasked = Ledger { counted: None, ..ledger(&scenario, &cast) }.find();
+        assert_eq!(unasked.cost.unwrap().forwarded, 190);
+        assert_eq!(unasked.verdict.warnings, [""; 0], "who asks for none misses none");
+    }
+
+    #[test]
+    fn a_cost_that_is_not_known_is_missed_only_where_it_could_be() {
+        let scenario = scenario();
+        let cast = Cast::new(&scenario);
+        let ledger = || ledger(&scenario, &cast);
+        let warnings = |ledger: Ledger<'_>| ledger.find().verdict.warnings;
+        let unseen = Ledger { process: Err(CostFault::Unseen(8_443)), ..ledger() };
+        assert!(warnings(unseen)[0].contains("port 8443"));
+        // It ended before the last second.
+        let mut gone = ledger();
+        gone.server[3..].iter_mut().for_each(|sample| sample.threads.clear());
+        assert!(warnings(gone)[0].contains("process 9"));
+        let adrift = Ledger { bound_elsewhere: true, ..ledger() };
+        assert!(warnings(adrift)[0].contains("bare loop"));
+        let elsewhere = Ledger { process: Ok(None), server: Vec::new(), ..ledger() };
+        assert_eq!(warnings(elsewhere), [""; 0]);
     }
 
     #[test]

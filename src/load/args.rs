@@ -1,7 +1,7 @@
 //! The command line of `stentor load`: which scenario, changed how, against which server, with what
 //! besides. Parsed and checked here; nothing is played.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -208,8 +208,8 @@ impl LoadArgs {
         });
         set(&mut scenario.srtp_profile, profile);
         let changes = self.changes();
-        if self.scenario.is_some() && !changes.is_empty() {
-            // A file's name speaks of what is in the file.
+        if !changes.is_empty() {
+            // A file's name speaks of what is in the file, and without one of members alone.
             scenario.name += &format!(" (with {changes})");
         }
         let scenario = scenario.checked()?;
@@ -235,15 +235,16 @@ impl LoadArgs {
         Ok(scenario)
     }
 
-    /// Which flags change what is played, as they are given.
+    /// Which flags change what is played and are not in its name, as they are given.
     fn changes(&self) -> String {
         let number = |number: Option<u32>| number.map(|number| number.to_string());
+        let members = |count: Option<u32>| number(count.filter(|_| self.scenario.is_some()));
         let transport = |transport: Option<Transport>| {
             transport?.to_possible_value().map(|value| value.get_name().to_owned())
         };
         let flags = [
-            ("--speakers", number(self.speakers)),
-            ("--listeners", number(self.listeners)),
+            ("--speakers", members(self.speakers)),
+            ("--listeners", members(self.listeners)),
             ("--channels", number(self.channels)),
             ("--payload-bytes", number(self.payload_bytes.map(u32::from))),
             ("--packets-per-second", number(self.packets_per_second)),
@@ -274,7 +275,12 @@ impl LoadArgs {
         };
         let grants = self.ways_in(control.as_ref())?;
         let metrics = match &self.server_metrics {
-            Some(url) => Some(parse_url(url)?),
+            Some(url) => {
+                // Only a secret that is given: where it would go is given too.
+                let given = self.control_secret.is_some() || self.control_secret_file.is_some();
+                let secret = control.as_ref().filter(|_| given).map(|it| it.secret.clone());
+                Some(Metrics { secret, ..parse_url(url)? })
+            }
             None => control.as_ref().map(|control| Metrics {
                 address: control.address,
                 path: "/metrics".to_owned(),
@@ -292,7 +298,7 @@ impl LoadArgs {
             threads: self.threads,
             bound_slice_s: self.bound,
             quiet: self.quiet,
-            command: without_secrets(std::env::args()),
+            command: without_secrets(std::env::args_os()),
         })
     }
 
@@ -387,10 +393,12 @@ fn parse_url(url: &str) -> Result<Metrics, ArgsError> {
     Ok(Metrics { address, path: format!("/{path}"), secret: None })
 }
 
-/// A command line without the values of secret flags.
-fn without_secrets(arguments: impl Iterator<Item = String>) -> Vec<String> {
+/// A command line without the values of secret flags. Names of files need not be UTF-8: what
+/// cannot be shown is replaced.
+fn without_secrets(arguments: impl Iterator<Item = OsString>) -> Vec<String> {
     let mut hide = false;
     let shown = arguments.map(|argument| {
+        let argument = argument.to_string_lossy().into_owned();
         if std::mem::take(&mut hide) {
             return "…".to_owned();
         }
@@ -407,6 +415,8 @@ fn without_secrets(arguments: impl Iterator<Item = String>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use clap::Parser;
 
     use super::*;
@@ -444,6 +454,15 @@ mod tests {
         assert_eq!(scenario.mode(), Mode::XChaCha20Poly1305Rtpsize);
         assert_eq!(scenario.channels[0].video.as_ref().unwrap().bits_per_second, 2_500_000);
         assert!(parse(&[]).is_err(), "nothing to play");
+    }
+
+    #[test]
+    fn flags_that_change_what_is_played_are_in_its_name() {
+        let name = |arguments: &[&str]| parse(arguments).unwrap().scenario().unwrap().name;
+        let plain = ["--speakers", "1", "--listeners", "4"];
+        assert_eq!(name(&plain), "1 speaking, 4 listening");
+        let changed = [&plain[..], &["--channels", "200", "--mode", "xchacha"]].concat();
+        assert_eq!(name(&changed), "1 speaking, 4 listening (with --channels 200 --mode xchacha)");
     }
 
     #[test]
@@ -522,8 +541,14 @@ mod tests {
     #[test]
     fn secrets_do_not_reach_results() {
         let line = ["stentor", "load", "--token-key", "s1", "--control-secret=s2", "--quiet"];
-        let shown = without_secrets(line.iter().map(|word| (*word).to_owned()));
+        let shown = without_secrets(line.into_iter().map(OsString::from));
         assert_eq!(shown.join(" "), "stentor load --token-key … --control-secret=… --quiet");
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_is_shown_as_far_as_it_is() {
+        let line = [OsString::from("load"), OsString::from_vec(b"caf\xe9.toml".to_vec())];
+        assert_eq!(without_secrets(line.into_iter()), ["load", "caf\u{fffd}.toml"]);
     }
 
     #[test]

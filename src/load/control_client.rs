@@ -1,14 +1,24 @@
 //! What a run asks at the server's control address besides grants: its metrics, and the end of the
-//! channels that were made for the run. A connection for each; nothing here is in a hurry.
+//! channels that were made for the run. A connection for each; nothing here is in a hurry, so what
+//! is asked while time is measured is asked on a thread of its own.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Method, Request, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::server_cost::{Counted, counted};
+use super::{
+    clock::Clock,
+    server_cost::{Counted, counted},
+};
 use crate::{
     config::{ControlAccess, Secret},
     id::ChannelId,
@@ -23,7 +33,7 @@ const ANSWER_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-struct HttpError(String);
+pub struct HttpError(String);
 
 /// Where metrics are.
 #[derive(Debug, Clone)]
@@ -36,12 +46,39 @@ pub struct Metrics {
     pub secret: Option<Secret>,
 }
 
-/// The server's own counts, if it has any.
-pub fn scrape(metrics: Option<&Metrics>) -> Option<Counted> {
-    let Metrics { address, path, secret } = metrics?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+/// A reading of the server's own counts that is under way, beside the readings of its process: they
+/// have their times, and a server that does not answer must not hold them up.
+#[derive(Debug)]
+pub struct Scrape(io::Result<JoinHandle<Result<Counted, HttpError>>>);
+
+impl Scrape {
+    /// Begins one.
+    pub fn begin(metrics: Metrics, clock: Clock) -> Self {
+        let thread = thread::Builder::new().name("load-metrics".to_owned());
+        Self(thread.spawn(move || scrape(&metrics, clock)))
+    }
+
+    /// Waits for what comes of it.
+    ///
+    /// # Errors
+    /// The server does not answer, or not with counts.
+    pub fn finish(self) -> Result<Counted, HttpError> {
+        let thread = self.0.map_err(|error| HttpError(format!("no thread for it: {error}")))?;
+        thread.join().expect("reading metrics does not panic")
+    }
+}
+
+fn scrape(metrics: &Metrics, clock: Clock) -> Result<Counted, HttpError> {
+    let Metrics { address, path, secret } = metrics;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| HttpError(error.to_string()))?;
     let page = runtime.block_on(request(*address, Method::GET, path, secret.as_ref()));
-    page.ok().filter(|(status, _)| *status == 200).and_then(|(_, page)| counted(&page))
+    let at_ns = clock.now_ns();
+    match page? {
+        (200, page) => counted(&page, at_ns)
+            .ok_or_else(|| HttpError(format!("{address}{path} has no counts of a stentor"))),
+        (status, _) => Err(HttpError(format!("{address}{path} answers with status {status}"))),
+    }
 }
 
 /// Ends channels and their grants. Left alone they would do no harm, so what fails is let be.
@@ -96,4 +133,50 @@ async fn ask(
     let body = body.map_err(|error| failed(&error))?.to_bytes();
     connection.abort();
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// What comes of a reading that a server answers after it has begun, and what the server was
+    /// asked.
+    fn answered(status: &str, page: &str) -> (Result<Counted, HttpError>, String) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let metrics = Metrics { address, path: "/metrics".to_owned(), secret: None };
+        let scrape = Scrape::begin(metrics, Clock::start());
+        let (mut socket, _) = server.accept().unwrap();
+        let mut asked = [0; 1_024];
+        let len = socket.read(&mut asked).unwrap();
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", page.len());
+        socket.write_all((head + page).as_bytes()).unwrap();
+        (scrape.finish(), String::from_utf8_lossy(&asked[..len]).into_owned())
+    }
+
+    #[test]
+    fn a_reading_that_has_begun_keeps_nobody_waiting() {
+        let page = "stentor_packets_forwarded_total 12\nstentor_stack_traversals_total 4\n";
+        let (counted, asked) = answered("200 OK", page);
+        let counted = counted.unwrap();
+        assert_eq!((counted.forwarded, counted.traversals), (12, 4));
+        assert!(counted.at_ns > 0, "it has its time");
+        assert!(asked.starts_with("GET /metrics HTTP/1.1\r\n"), "{asked}");
+    }
+
+    #[test]
+    fn a_reading_that_fails_says_why() {
+        let why = |status, page| answered(status, page).0.unwrap_err().to_string();
+        assert!(why("200 OK", "up 1\n").contains("no counts of a stentor"));
+        assert!(why("403 Forbidden", "").contains("status 403"));
+        let address = "127.0.0.1:1".parse().unwrap();
+        let metrics = Metrics { address, path: "/metrics".to_owned(), secret: None };
+        let refused = Scrape::begin(metrics, Clock::start()).finish().unwrap_err().to_string();
+        assert!(refused.contains("127.0.0.1:1: "), "{refused}");
+    }
 }

@@ -118,6 +118,8 @@ pub struct Part {
     pub setup: Arc<Setup>,
     /// How many join each second.
     pub joins_per_second: u32,
+    /// Time between a client's heartbeats, if not what the server asks for.
+    pub heartbeat: Option<Duration>,
     /// The clock of the run.
     pub clock: Clock,
     /// The media threads; client `n` is played by thread `n` modulo their number.
@@ -524,8 +526,9 @@ impl Life {
     }
 
     fn next_beat(&self, client: &Client) -> Instant {
-        // Hello comes first, so there is an interval.
-        Instant::now() + client.heartbeat_interval().unwrap_or(JOIN_TIMEOUT)
+        let interval = self.part.heartbeat.or(client.heartbeat_interval());
+        // Hello comes first, so there is one.
+        Instant::now() + interval.unwrap_or(JOIN_TIMEOUT)
     }
 
     /// Whoever is told may have gone.

@@ -320,7 +320,11 @@ impl Player {
                 Order::Send { client, server, datagram } => self.send(client, server, &datagram),
                 Order::Hear { client, agreed } => self.hear_from_now(client, agreed, now_ns),
                 Order::Speak { client } => self.speak_from_now(client, now_ns),
-                Order::Leave { client } => self.leave(client, now_ns),
+                Order::Leave { client } => {
+                    // What was due before is due to those who stay.
+                    self.depart(now_ns);
+                    self.leave(client, now_ns);
+                }
                 Order::Bound(address) => self.bound = Some(address),
                 Order::Measure(window) => self.tally.measure(window),
                 Order::Hush => {
@@ -560,5 +564,30 @@ fn hear(
     match payload.and_then(Mark::parse) {
         Some(mark) => tally.hear(&part.cast, client, &mark, at_ns),
         None => tally.foreign(client, at_ns),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::scenario::Scenario;
+
+    #[test]
+    fn what_was_due_before_a_speaker_leaves_is_sent() {
+        let cast = Arc::new(Cast::new(&Scenario::simple(1, 1).unwrap()));
+        let (addressing, clock) = (Addressing::Loopback, Clock::start());
+        let ports = Ports::open(addressing, vec![0, 1], 2).unwrap();
+        let part = Part { cast, clients: vec![0, 1], run: 1, addressing, clock, core: None };
+        let (give, orders) = mpsc::sync_channel(1);
+        let mut player = Player::new(part, ports, orders, mpsc::channel().0);
+        player.tally.measure(Window { from_ns: 0, seconds: 600, slice_s: None });
+        player.speak_from_now(0, 0);
+        thread::sleep(Duration::from_millis(50));
+        give.send(Order::Leave { client: 0 }).unwrap();
+        player.obey();
+        let Stay { who, from_ns, to_ns } = player.speaking[0];
+        let due = player.part.cast.sources[who as usize].pace.count_between(from_ns, to_ns);
+        let sent: u64 = player.tally.take_seconds().values().map(|it| it.sending.sent).sum();
+        assert!(due >= 2 && sent == due, "{sent} of {due}");
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::UdpSocket,
+    net::{SocketAddr, UdpSocket},
     sync::{
         Arc,
         mpsc::{self, Receiver},
@@ -20,7 +20,7 @@ use super::{
     account::{Arrivals, Ledger},
     client::Profile,
     clock::Clock,
-    control_client,
+    control_client::{self, Scrape},
     dtls::Setup,
     endpoint::Endpoint,
     gateway::{self, Act, News},
@@ -36,6 +36,7 @@ use super::{
     server_cost::{Counted, Probe, Sample, cores_between, drops_at},
     stage::{END_TIMEOUT, RunError, Stage, system},
     tally::{Seconds, Target, Window},
+    verdict::CostFault,
 };
 use crate::{driver::server::reserve_descriptors, grant::Ticket};
 
@@ -72,7 +73,7 @@ struct Prepared {
     tickets: Vec<Ticket>,
     endpoint: Endpoint,
     addressing: Addressing,
-    probe: Option<Probe>,
+    probe: Result<Option<Probe>, CostFault>,
 }
 
 /// Plays a scenario.
@@ -107,21 +108,33 @@ fn prepare(scenario: &Scenario, stage: &Stage) -> Result<Prepared, RunError> {
     if stage.bound_slice_s.is_some() && addressing != Addressing::Loopback {
         return Err(RunError::BoundElsewhere(endpoint.address));
     }
-    let probe = match stage.server_pid {
-        Some(pid) => Some(Probe::process(pid)),
-        // Only an address of this machine can be bound here.
-        None => UdpSocket::bind((endpoint.address.ip(), 0))
-            .ok()
-            .and_then(|_| Probe::listening_on(endpoint.address.port())),
-    };
-    let probe = probe.filter(Probe::is_alive);
+    let probe = server_process(stage.server_pid, endpoint.address);
     Ok(Prepared { run, cast, tickets, endpoint, addressing, probe })
+}
+
+/// The server's process: the one that was named, else the one that listens there if that is here.
+fn server_process(pid: Option<u32>, gateway: SocketAddr) -> Result<Option<Probe>, CostFault> {
+    if let Some(pid) = pid {
+        let probe = Some(Probe::process(pid)).filter(Probe::is_alive);
+        return probe.map(Some).ok_or(CostFault::Unreadable(pid));
+    }
+    // Only an address of this machine can be bound here.
+    if UdpSocket::bind((gateway.ip(), 0)).is_err() {
+        return Ok(None);
+    }
+    let probe = Probe::listening_on(gateway.port()).filter(Probe::is_alive);
+    probe.map(Some).ok_or(CostFault::Unseen(gateway.port()))
 }
 
 fn perform(scenario: &Scenario, stage: &Stage, prepared: Prepared) -> Result<Played, RunError> {
     let Prepared { run, cast, tickets, endpoint, addressing, probe } = prepared;
+    let (process, probe) = match probe {
+        Ok(probe) => (Ok(probe.as_ref().map(Probe::pid)), probe),
+        Err(fault) => (Err(fault), None),
+    };
     let memory_before_bytes = probe.as_ref().and_then(|probe| probe.sample(0).memory_bytes);
-    let cores = cores(stage, probe.as_ref());
+    let taken = probe.as_ref().map(Probe::pinned_cores).unwrap_or_default();
+    let cores = cores(stage, &taken);
     machine::stay_on(&cores);
     let clock = Clock::start();
     let mut players = Players::start(stage, &cast, run, addressing, clock, &cores, probe.as_ref())?;
@@ -137,6 +150,7 @@ fn perform(scenario: &Scenario, stage: &Stage, prepared: Prepared) -> Result<Pla
         mode: scenario.mode(),
         setup: Arc::new(Setup::new(scenario.srtp_profile()).map_err(RunError::Certificate)?),
         joins_per_second: scenario.joins_per_second,
+        heartbeat: scenario.heartbeat_s.map(|seconds| Duration::from_secs(seconds.into())),
         clock,
         media: players.orders.clone(),
     };
@@ -182,7 +196,8 @@ fn perform(scenario: &Scenario, stage: &Stage, prepared: Prepared) -> Result<Pla
         counted: measured.counted,
         memory_before_bytes,
         sessions: measured.sessions,
-        pid: run.probe.as_ref().map(Probe::pid),
+        process,
+        bound_elsewhere: stage.bound_slice_s.is_some() && taken.is_empty(),
         own_drops,
     };
     let result = conclude(&ledger, stage, authority, measured.started_at);
@@ -232,13 +247,12 @@ fn conclude(
 }
 
 /// The cores to stay on: as told, else those that no thread of the server is pinned to, else all.
-fn cores(stage: &Stage, probe: Option<&Probe>) -> BTreeSet<usize> {
+fn cores(stage: &Stage, taken: &BTreeSet<usize>) -> BTreeSet<usize> {
     let allowed = machine::cores();
     if let Some(cores) = &stage.cores {
         return cores.clone();
     }
-    let taken = probe.map(Probe::pinned_cores).unwrap_or_default();
-    let free: BTreeSet<_> = allowed.difference(&taken).copied().collect();
+    let free: BTreeSet<_> = allowed.difference(taken).copied().collect();
     if free.is_empty() { allowed } else { free }
 }
 
@@ -247,7 +261,7 @@ struct Measured {
     started_at: OffsetDateTime,
     server: Vec<Sample>,
     bound: Vec<Sample>,
-    counted: Option<(Counted, Counted)>,
+    counted: Option<Result<(Counted, Counted), String>>,
     sessions: u64,
 }
 
@@ -374,7 +388,9 @@ impl Run<'_> {
         self.wait(players, window.from_ns)?;
         let sessions = self.sessions();
         let started_at = OffsetDateTime::now_utc();
-        let counted_before = control_client::scrape(stage.metrics.as_ref());
+        let clock = self.clock;
+        let scrape = || Some(Scrape::begin(stage.metrics.clone()?, clock));
+        let counted_before = scrape();
         let mut measured =
             Measured { started_at, server: Vec::new(), bound: Vec::new(), counted: None, sessions };
         self.sample(players, &mut measured);
@@ -384,7 +400,8 @@ impl Run<'_> {
             let glimpse = self.glimpse(players, window, second, &measured);
             self.progress.second(i64::from(second) + 1, &glimpse);
         }
-        measured.counted = counted_before.zip(control_client::scrape(stage.metrics.as_ref()));
+        let scrapes = counted_before.zip(scrape());
+        measured.counted = scrapes.map(|(before, after)| told(before, after));
         Ok(measured)
     }
 
@@ -437,6 +454,12 @@ impl Run<'_> {
     }
 }
 
+/// What two readings have told, or why one of them has not.
+fn told(before: Scrape, after: Scrape) -> Result<(Counted, Counted), String> {
+    let finish = |scrape: Scrape| scrape.finish().map_err(|error| error.to_string());
+    Ok((finish(before)?, finish(after)?))
+}
+
 fn random() -> [u8; 4] {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).expect("the kernel gives random bytes once it has booted");
@@ -448,4 +471,28 @@ pub fn unix_s(at: &str) -> f64 {
     let parsed = OffsetDateTime::parse(at, &Rfc3339).ok();
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     parsed.map_or_else(now, |at| at.unix_timestamp_nanos() as f64 / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_missed_only_of_a_server_on_this_machine() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let gateway = listener.local_addr().unwrap();
+        let pid = |named, gateway| -> Result<_, CostFault> {
+            let probe = server_process(named, gateway)?;
+            Ok(probe.map(|probe| probe.pid()))
+        };
+        assert_eq!(pid(None, gateway), Ok(Some(std::process::id())));
+        let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        assert_eq!(pid(None, nobody), Err(CostFault::Unseen(1)));
+        // An address of documentation (RFC 5737 §3).
+        let elsewhere = SocketAddr::from(([192, 0, 2, 1], 1));
+        assert_eq!(pid(None, elsewhere), Ok(None));
+        assert_eq!(pid(Some(u32::MAX), elsewhere), Err(CostFault::Unreadable(u32::MAX)));
+    }
 }

@@ -41,6 +41,8 @@ pub struct Scenario {
     pub duration_s: u32,
     /// How many clients start to join each second, before the warm-up.
     pub joins_per_second: u32,
+    /// Seconds between a client's heartbeats; `None` for as many as the server asks for.
+    pub heartbeat_s: Option<u32>,
     /// Name of the encryption mode that all on plain UDP select (protocol.md §2.4).
     pub mode: String,
     /// Name of the SRTP profile that all browsers offer (protocol.md §3.3).
@@ -158,6 +160,8 @@ struct Unchecked {
     duration_s: u32,
     #[serde(default = "joins_per_second")]
     joins_per_second: u32,
+    #[serde(default)]
+    heartbeat_s: Option<u32>,
     #[serde(default = "mode")]
     mode: String,
     #[serde(default = "srtp_profile")]
@@ -185,8 +189,10 @@ fn mode() -> String {
 }
 
 /// What Chromium and this server agree on (docs/media.md).
+pub const CHROMIUM_PROFILE: Profile = Profile::AeadAes256Gcm;
+
 fn srtp_profile() -> String {
-    Profile::AeadAes256Gcm.name().to_owned()
+    CHROMIUM_PROFILE.name().to_owned()
 }
 
 fn gateway_version() -> u8 {
@@ -234,6 +240,7 @@ impl Scenario {
             warmup_s: warmup_s(),
             duration_s: duration_s(),
             joins_per_second: joins_per_second(),
+            heartbeat_s: None,
             mode: mode(),
             srtp_profile: srtp_profile(),
             gateway_version: gateway_version(),
@@ -259,6 +266,9 @@ impl Scenario {
         }
         if self.joins_per_second == 0 {
             return meaning("joins_per_second must be at least 1".to_owned());
+        }
+        if self.heartbeat_s == Some(0) {
+            return meaning("heartbeat_s must be at least 1".to_owned());
         }
         if Mode::from_name(&self.mode).is_none() {
             let known: Vec<_> = Mode::ALL.iter().map(|mode| mode.name()).collect();
@@ -370,6 +380,9 @@ impl Channels {
         if self.churn_per_second > 0.0 && self.listeners == 0 {
             return Err("churn_per_second needs listeners: they leave and come back".to_owned());
         }
+        if self.churn_per_second > 0.0 && self.members() <= self.senders() {
+            return Err("churn_per_second needs listeners without a camera".to_owned());
+        }
         self.video.as_ref().map_or(Ok(()), |video| video.check(self.members()))
     }
 }
@@ -453,13 +466,14 @@ impl TryFrom<Unchecked> for Scenario {
 
     fn try_from(unchecked: Unchecked) -> Result<Self, ScenarioError> {
         let Unchecked { name, about, warmup_s, duration_s, joins_per_second, mode, .. } = unchecked;
-        let Unchecked { srtp_profile, gateway_version, channels, .. } = unchecked;
+        let Unchecked { heartbeat_s, srtp_profile, gateway_version, channels, .. } = unchecked;
         Scenario {
             name,
             about,
             warmup_s,
             duration_s,
             joins_per_second,
+            heartbeat_s,
             mode,
             srtp_profile,
             gateway_version,
@@ -470,119 +484,5 @@ impl TryFrom<Unchecked> for Scenario {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Scenario, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn what_is_left_out_has_a_default() {
-        let scenario =
-            parse("name = \"x\"\n[[channels]]\nspeakers = 1\nlisteners = 200\n").unwrap();
-        assert_eq!(scenario.clients(), 201);
-        assert_eq!(scenario.mode(), Mode::Aes256GcmRtpsize);
-        assert_eq!(scenario.channels[0].packets_per_second, 50);
-        assert!(scenario.phases().is_empty());
-        let channels = scenario.channels.clone();
-        assert_eq!(Scenario::simple(1, 200).unwrap().channels, channels);
-    }
-
-    #[test]
-    fn a_scenario_survives_the_way_into_a_result_and_back() {
-        let text = "name = \"x\"\n[[channels]]\nspeakers = 1\nlisteners = 2\njoin_at_s = 3\n\
-                    [channels.video]\nbits_per_second = 2500000\n";
-        let scenario = parse(text).unwrap();
-        let json = serde_json::to_string(&scenario).unwrap();
-        assert_eq!(serde_json::from_str::<Scenario>(&json).unwrap(), scenario);
-    }
-
-    #[test]
-    fn nonsense_is_refused_with_its_name() {
-        for (more, word) in [
-            ("speakers = 0", "members"),
-            ("speakers = 1\npayload_bytes = 3", "payload_bytes"),
-            ("speakers = 1\npackets_per_second = 0", "packets_per_second"),
-            ("speakers = 1\nspeeches = 1", "speeches"),
-            ("speakers = 1\ncount = 60001", "clients"),
-            ("speakers = 5000", "members"),
-            ("speakers = 1\nchurn_per_second = 1.0", "listeners"),
-            ("speakers = 1\njoin_at_s = 20", "join_at_s"),
-            ("speakers = 1\nvideo = { cameras = 2, bits_per_second = 1 }", "cameras"),
-            ("speakers = 1\ntransport = \"tcp\"", "tcp"),
-            ("speakers = 1\nvideo = { bits_per_second = 0 }", "bits_per_second"),
-        ] {
-            let problem = parse(&format!("name = \"x\"\n[[channels]]\n{more}\n")).unwrap_err();
-            assert!(problem.contains(word), "{more}: {problem}");
-        }
-        for (more, word) in [
-            ("mode = \"plain\"", "plain"),
-            ("duration_s = 0", "duration_s"),
-            ("x = 1", "`x`"),
-            ("srtp_profile = \"null\"", "`null`"),
-        ] {
-            let text = format!("name = \"x\"\n{more}\n[[channels]]\nspeakers = 2\n");
-            assert!(parse(&text).unwrap_err().contains(word), "{more}");
-        }
-        assert!(parse("name = \"x\"\nchannels = []\n").is_err());
-    }
-
-    #[test]
-    fn members_may_carry_media_in_either_way_and_senders_in_another() {
-        let web = |scenario: &Scenario| -> Vec<bool> {
-            let cast = crate::load::schedule::Cast::new(scenario);
-            cast.clients.iter().map(|client| client.over_webrtc).collect()
-        };
-        let of = |more: &str| {
-            parse(&format!("name = \"x\"\n[[channels]]\nspeakers = 1\nlisteners = 3\n{more}"))
-                .unwrap()
-        };
-        let udp = of("");
-        assert_eq!(web(&udp), [false; 4]);
-        assert_eq!(udp.carriage(), "plain UDP with aead_aes256_gcm_rtpsize");
-        let browsers = of("transport = \"webrtc\"");
-        assert_eq!(web(&browsers), [true; 4]);
-        assert_eq!(browsers.carriage(), "WebRTC with SRTP_AEAD_AES_256_GCM");
-        let bot = of("transport = \"webrtc\"\nsender_transport = \"udp\"");
-        assert_eq!(web(&bot), [false, true, true, true]);
-        assert!(bot.carriage().contains("gcm_rtpsize, WebRTC with"), "{}", bot.carriage());
-        assert_eq!(web(&of("transport = \"mixed\"")), [false, true, false, true]);
-        let camera =
-            of("sender_transport = \"webrtc\"\nvideo = { cameras = 2, bits_per_second = 9 }");
-        assert_eq!(web(&camera), [true, true, false, false]);
-    }
-
-    #[test]
-    fn every_scenario_of_ours_can_be_played() {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("perf/scenarios");
-        let mut read = 0;
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let scenario = Scenario::read(&entry.unwrap().path()).unwrap();
-            assert!(!scenario.about.is_empty(), "{}", scenario.name);
-            read += 1;
-        }
-        assert!(read >= 12, "{read} scenarios");
-    }
-
-    #[test]
-    fn late_joins_divide_the_time() {
-        let mut scenario = Scenario::simple(1, 10).unwrap();
-        let late = Channels { join_at_s: Some(5), join_over_s: 5, ..scenario.channels[0].clone() };
-        scenario.channels.push(late);
-        assert_eq!(scenario.phases(), [("before", 0, 5), ("storm", 5, 10), ("after", 10, 20)]);
-    }
-
-    #[test]
-    fn a_frame_is_cut_into_packets() {
-        let video = |bits_per_second| Video {
-            cameras: 1,
-            bits_per_second,
-            frames_per_second: 30,
-            payload_bytes: 1_150,
-        };
-        assert_eq!(video(2_500_000).packets_per_frame(), 10);
-        assert_eq!(video(30 * 8 * 1_150).packets_per_frame(), 1);
-        assert_eq!(video(1).packets_per_frame(), 1);
-    }
-}
+#[path = "scenario_tests.rs"]
+mod tests;

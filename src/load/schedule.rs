@@ -164,13 +164,17 @@ impl Cast {
     }
 }
 
-/// Spreads leaving over the measured time: one listener after the other, then the first again.
+/// Spreads leaving over the measured time: one listener after the other, then the first again. Who
+/// has a camera stays, as who speaks does: leaving changes who hears and not what is sent.
 fn churn(channels: &Channels, duration_s: u32, clients: &mut [Client]) {
     if channels.churn_per_second <= 0.0 {
         return;
     }
-    let mut listeners: Vec<_> =
-        clients.iter_mut().filter(|client| client.audio.is_none()).collect();
+    let is_silent = |client: &&mut Client| client.audio.is_none() && client.video.is_none();
+    let mut listeners: Vec<_> = clients.iter_mut().filter(is_silent).collect();
+    if listeners.is_empty() {
+        return;
+    }
     let every_ns = SECOND_NS as f64 / channels.churn_per_second;
     let leaves = (f64::from(duration_s) * channels.churn_per_second) as usize;
     let count = listeners.len();
@@ -386,6 +390,20 @@ mod tests {
         assert_eq!(leaves(0), [0; 0], "who speaks stays");
         assert_eq!(leaves(1), [250_000_000, 1_750_000_000]);
         assert_eq!((leaves(2), leaves(3)), (&[750_000_000][..], &[1_250_000_000][..]));
+    }
+
+    #[test]
+    fn who_has_a_camera_does_not_leave() {
+        let churn = |cameras| {
+            let mut scenario = Scenario::simple(0, 3).unwrap();
+            scenario.duration_s = 2;
+            scenario.channels[0].churn_per_second = 2.0;
+            scenario.channels[0].video = Some(Video { cameras, ..Video::at(2_500_000) });
+            let cast = Cast::new(&scenario);
+            cast.clients.iter().map(|client| client.leaves_at_ns.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(churn(1), [0, 2, 2]);
+        assert_eq!(churn(3), [0, 0, 0], "nobody is left to leave");
     }
 
     #[test]

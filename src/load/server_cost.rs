@@ -32,23 +32,33 @@ pub struct Probe {
 pub struct Sample {
     /// When, nanoseconds of the run's clock.
     pub at_ns: u64,
-    /// Processor time of all threads, nanoseconds.
-    pub cpu_ns: Option<u64>,
-    /// Clock ticks in user and in kernel mode.
-    pub ticks: Option<(u64, u64)>,
-    /// Name and processor time of each thread.
-    pub threads: BTreeMap<u32, (String, u64)>,
-    /// Context switches, voluntary and involuntary.
-    pub switches: Option<(u64, u64)>,
+    /// Its threads; none, where it cannot be read.
+    pub threads: BTreeMap<u32, Thread>,
     /// Memory of its own, bytes.
     pub memory_bytes: Option<u64>,
     /// Datagrams dropped at its UDP sockets.
     pub socket_drops: Option<u64>,
 }
 
+/// What one thread has come to. Kept apart from the others': one that ends takes its counts with
+/// it, and in a sum of all they would be missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Thread {
+    /// Its name.
+    pub name: String,
+    /// Processor time, nanoseconds.
+    pub cpu_ns: u64,
+    /// Clock ticks in user and in kernel mode.
+    pub ticks: Option<(u64, u64)>,
+    /// Context switches, voluntary and involuntary.
+    pub switches: Option<(u64, u64)>,
+}
+
 /// What the server's metrics count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counted {
+    /// When they had come, nanoseconds of the run's clock.
+    pub at_ns: u64,
     /// Copies forwarded.
     pub forwarded: u64,
     /// Passes through the kernel's UDP stack.
@@ -115,17 +125,14 @@ impl Probe {
         let mut sample = Sample { at_ns, ..Sample::default() };
         for (thread, path) in self.tasks() {
             let Some(cpu_ns) = scheduled_ns(&path) else { continue };
-            *sample.cpu_ns.get_or_insert(0) += cpu_ns;
             let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
-            sample.threads.insert(thread, (name.trim_end().to_owned(), cpu_ns));
-            if let Some((user, kernel)) = ticks(&path) {
-                let sum = sample.ticks.get_or_insert((0, 0));
-                (sum.0, sum.1) = (sum.0 + user, sum.1 + kernel);
-            }
-            if let Some((voluntary, involuntary)) = switches(&path) {
-                let sum = sample.switches.get_or_insert((0, 0));
-                (sum.0, sum.1) = (sum.0 + voluntary, sum.1 + involuntary);
-            }
+            let reading = Thread {
+                name: name.trim_end().to_owned(),
+                cpu_ns,
+                ticks: ticks(&path),
+                switches: switches(&path),
+            };
+            sample.threads.insert(thread, reading);
         }
         if self.thread.is_none() {
             let status = fs::read_to_string(self.directory().join("status")).ok();
@@ -173,10 +180,11 @@ pub fn sum(page: &str, name: &str) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum())
 }
 
-/// Reads what we need of a page of metrics; `None` if it is no stentor's.
-pub fn counted(page: &str) -> Option<Counted> {
+/// Reads what we need of a page of metrics that came at `at_ns`; `None` if it is no stentor's.
+pub fn counted(page: &str, at_ns: u64) -> Option<Counted> {
     let sum = |name: &str| sum(page, name).map(|sum| sum as u64);
     Some(Counted {
+        at_ns,
         forwarded: sum("stentor_packets_forwarded_total")?,
         traversals: sum("stentor_stack_traversals_total")?,
         share: Buckets::parse(page),
@@ -186,22 +194,23 @@ pub fn counted(page: &str) -> Option<Counted> {
 /// Processor time from one reading to the next, in cores.
 pub fn cores_between(from: &Sample, to: &Sample) -> Option<f64> {
     let elapsed = to.at_ns.checked_sub(from.at_ns).filter(|ns| *ns > 0)?;
-    Some(to.cpu_ns?.checked_sub(from.cpu_ns?)? as f64 / elapsed as f64)
+    Some(growth(from, to, |thread| Some(thread.cpu_ns))? as f64 / elapsed as f64)
 }
 
 /// What the stretches between these pairs of readings cost together, in which `forwarded` copies
 /// were forwarded.
 pub fn cost(stretches: &[(&Sample, &Sample)], forwarded: u64) -> Cost {
-    let sum = |value: &dyn Fn(&Sample) -> Option<u64>| {
-        let parts = stretches.iter().map(|(from, to)| value(to)?.checked_sub(value(from)?));
+    let sum = |part: &dyn Fn(&Sample, &Sample) -> Option<u64>| {
+        let parts = stretches.iter().map(|(from, to)| part(from, to));
         parts.sum::<Option<u64>>().filter(|_| !stretches.is_empty())
     };
+    let grown = |count: fn(&Thread) -> Option<u64>| sum(&|from, to| growth(from, to, count));
     let elapsed: u64 = stretches.iter().map(|(from, to)| to.at_ns.saturating_sub(from.at_ns)).sum();
     let per_packet = |ns: f64| (forwarded > 0).then(|| ns / forwarded as f64);
     let per_second = |count: u64| (elapsed > 0).then(|| count as f64 * 1e9 / elapsed as f64);
-    let cpu_ns = sum(&|sample| sample.cpu_ns).map(|ns| ns as f64);
-    let user = sum(&|sample| sample.ticks.map(|ticks| ticks.0));
-    let kernel = sum(&|sample| sample.ticks.map(|ticks| ticks.1));
+    let cpu_ns = grown(|thread| Some(thread.cpu_ns)).map(|ns| ns as f64);
+    let user = grown(|thread| thread.ticks.map(|ticks| ticks.0));
+    let kernel = grown(|thread| thread.ticks.map(|ticks| ticks.1));
     let user_share = user.zip(kernel).and_then(|(user, kernel)| {
         (user + kernel >= TICKS_MIN).then(|| user as f64 / (user + kernel) as f64)
     });
@@ -217,12 +226,33 @@ pub fn cost(stretches: &[(&Sample, &Sample)], forwarded: u64) -> Cost {
         cores: cpu_ns.filter(|_| elapsed > 0).map(|ns| ns / elapsed as f64),
         busiest_thread: busiest.as_ref().and_then(share),
         busiest_thread_name: busiest.map(|(name, _)| name),
-        voluntary_switches_per_s: sum(&|sample| sample.switches.map(|switches| switches.0))
+        voluntary_switches_per_s: grown(|thread| thread.switches.map(|switches| switches.0))
             .and_then(per_second),
-        involuntary_switches_per_s: sum(&|sample| sample.switches.map(|switches| switches.1))
+        involuntary_switches_per_s: grown(|thread| thread.switches.map(|switches| switches.1))
             .and_then(per_second),
-        socket_drops: sum(&|sample| sample.socket_drops),
+        socket_drops: sum(&|from, to| to.socket_drops?.checked_sub(from.socket_drops?)),
         ..Cost::default()
+    }
+}
+
+/// By how much a count of the threads there are has grown from one reading to the next; `None` if
+/// there is nothing to compare. One that has ended meanwhile has grown no more.
+fn growth(from: &Sample, to: &Sample, count: fn(&Thread) -> Option<u64>) -> Option<u64> {
+    if from.threads.is_empty() {
+        return None;
+    }
+    let threads = to.threads.iter();
+    let grown = threads.filter_map(|(id, thread)| thread.growth(from.threads.get(id), count));
+    grown.reduce(|sum, grown| sum + grown)
+}
+
+impl Thread {
+    /// By how much a count has grown: by all of it if the thread is new.
+    fn growth(&self, before: Option<&Self>, count: fn(&Self) -> Option<u64>) -> Option<u64> {
+        let now = count(self)?;
+        let Some(before) = before else { return Some(now) };
+        // What has become less is another thread's, which was given the number of one that ended.
+        Some(now.checked_sub(count(before)?).unwrap_or(now))
     }
 }
 
@@ -230,10 +260,10 @@ pub fn cost(stretches: &[(&Sample, &Sample)], forwarded: u64) -> Cost {
 fn busiest(stretches: &[(&Sample, &Sample)]) -> Option<(String, u64)> {
     let mut threads: BTreeMap<u32, (String, u64)> = BTreeMap::new();
     for (from, to) in stretches {
-        for (thread, (name, cpu_ns)) in &to.threads {
-            let before = from.threads.get(thread).map_or(0, |(_, cpu_ns)| *cpu_ns);
-            let sum = threads.entry(*thread).or_insert_with(|| (name.clone(), 0));
-            sum.1 += cpu_ns.saturating_sub(before);
+        for (id, thread) in &to.threads {
+            let grown = thread.growth(from.threads.get(id), |thread| Some(thread.cpu_ns));
+            let sum = threads.entry(*id).or_insert_with(|| (thread.name.clone(), 0));
+            sum.1 += grown.unwrap_or(0);
         }
     }
     threads.into_values().max_by_key(|(_, cpu_ns)| *cpu_ns)
@@ -358,12 +388,16 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_the_sum_of_its_threads() {
+    fn a_process_is_read_thread_by_thread() {
         let root = machine();
         let probe = Probe::under(root.path(), 9);
         let sample = probe.sample(5);
-        assert_eq!((sample.at_ns, sample.cpu_ns), (5, Some(6_000)));
-        assert_eq!((sample.ticks, sample.switches), (Some((60, 20)), Some((8, 2))));
+        let thread = |id: u32, cpu_ns| {
+            let (ticks, switches) = (Some((30, 10)), Some((4, 1)));
+            (id, Thread { name: format!("task-{id}"), cpu_ns, ticks, switches })
+        };
+        assert_eq!(sample.at_ns, 5);
+        assert_eq!(sample.threads, BTreeMap::from([thread(9, 1_000), thread(10, 5_000)]));
         assert_eq!(sample.memory_bytes, Some(104 * 1_024));
         assert_eq!(sample.socket_drops, Some(12), "and not the drops of others");
         assert_eq!(probe.pinned_cores(), BTreeSet::from([3]));
@@ -384,16 +418,15 @@ mod tests {
 
     #[test]
     fn costs_are_differences_divided_by_packets() {
-        let sample = |at_ns: u64, cpu_ns: u64, ticks| Sample {
-            at_ns,
-            cpu_ns: Some(cpu_ns),
-            ticks: Some(ticks),
-            threads: BTreeMap::from([
-                (1, ("idle".to_owned(), 0)),
-                (2, ("shard-0".to_owned(), cpu_ns)),
-            ]),
-            switches: Some((at_ns / 1_000, 0)),
-            ..Sample::default()
+        let sample = |at_ns: u64, cpu_ns: u64, ticks| {
+            let shard = Thread {
+                name: "shard-0".to_owned(),
+                cpu_ns,
+                ticks: Some(ticks),
+                switches: Some((at_ns / 1_000, 0)),
+            };
+            let idle = Thread { name: "idle".to_owned(), ..Thread::default() };
+            Sample { at_ns, threads: BTreeMap::from([(1, idle), (2, shard)]), ..Sample::default() }
         };
         let samples = [
             sample(0, 0, (0, 0)),
@@ -414,15 +447,33 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_ends_takes_nothing_back_and_one_that_begins_counts_whole() {
+        let sample = |at_ns, threads: &[(u32, u64)]| {
+            let thread = |&(id, cpu_ns)| (id, Thread { cpu_ns, ..Thread::default() });
+            Sample { at_ns, threads: threads.iter().map(thread).collect(), ..Sample::default() }
+        };
+        let samples = [
+            sample(0, &[(1, 100), (2, 90_000)]),
+            sample(1_000, &[(1, 500), (3, 50)]),
+            // Another thread has been given the third one's number.
+            sample(2_000, &[(1, 900), (3, 20)]),
+        ];
+        let cost = cost(&[(&samples[0], &samples[1]), (&samples[1], &samples[2])], 10);
+        assert_eq!(cost.cpu_ns_per_packet, Some(87.0), "(400 + 50 + 400 + 20) / 10");
+        assert_eq!(cost.busiest_thread, Some(0.4));
+        assert_eq!(cores_between(&samples[0], &samples[1]), Some(0.45));
+    }
+
+    #[test]
     fn metrics_are_summed_over_shards() {
         let page = "# HELP x y\nstentor_packets_forwarded_total{shard=\"0\"} 5\n\
                     stentor_packets_forwarded_total{shard=\"1\"} 7\n\
                     stentor_stack_traversals_total{shard=\"0\"} 4\n";
         assert_eq!(
-            counted(page),
-            Some(Counted { forwarded: 12, traversals: 4, ..Counted::default() })
+            counted(page, 5),
+            Some(Counted { at_ns: 5, forwarded: 12, traversals: 4, ..Counted::default() })
         );
-        assert_eq!(counted("up 1\n"), None);
+        assert_eq!(counted("up 1\n", 5), None);
     }
 
     #[test]

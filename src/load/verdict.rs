@@ -1,5 +1,5 @@
 //! When a run may be believed: the bounds on the generator's own failings, and the sentences that
-//! name them. Numbers in, verdict out.
+//! name them and what it had to do without. Numbers in, verdict out.
 
 use super::result::{Hearing, ReceiveTime, Sending, Verdict};
 
@@ -32,12 +32,79 @@ pub struct OwnFailings {
     pub broken: u64,
 }
 
+/// What a run had to do without. No failing of the generator's: what is there may be believed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lacking {
+    /// Why the server's own count of copies is not used, though its metrics are known.
+    pub count: Option<CountFault>,
+    /// Why its cost is not known, though it runs here.
+    pub cost: Option<CostFault>,
+    /// The bare loop was not on a core of the server's.
+    pub bound_elsewhere: bool,
+}
+
+/// Why the server's own count of copies is of no use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CountFault {
+    /// There is none.
+    #[error(
+        "the server's metrics were not to be had ({0}): its copies are counted as they were heard"
+    )]
+    Unread(String),
+    /// It is of another time than the processor time that it would divide.
+    #[error(
+        "the server's metrics came {ms} ms away from the readings of its processor time, which is \
+         therefore divided by the copies heard"
+    )]
+    Apart {
+        /// How far, milliseconds.
+        ms: u64,
+    },
+    /// It went back.
+    #[error(
+        "the server's metrics counted backwards, as after a restart: its copies are counted as \
+         they were heard"
+    )]
+    Backwards,
+}
+
+/// Why the cost of a server on this machine is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CostFault {
+    /// Nobody's sockets that we may see listen on its port.
+    #[error(
+        "the server's cost is not known: it is on this machine, but no process that may be looked \
+         into listens on port {0}; name it (--server-pid), or run as root or as its user"
+    )]
+    Unseen(u16),
+    /// The process is not there to be read, or not to the end.
+    #[error(
+        "the server's cost is not known: process {0} could not be read all the time; if it is \
+         another one, name it (--server-pid)"
+    )]
+    Unreadable(u32),
+}
+
+impl Lacking {
+    fn sentences(&self) -> Vec<String> {
+        let elsewhere = self.bound_elsewhere.then(|| {
+            "the bare loop ran on the generator's cores, since no thread of the server is known to \
+             be pinned to one: the ratios are of two cores, and the loop shared its own"
+                .to_owned()
+        });
+        let count = self.count.iter().map(ToString::to_string);
+        let cost = self.cost.iter().map(ToString::to_string);
+        count.chain(cost).chain(elsewhere).collect()
+    }
+}
+
 /// Judges a run.
 pub fn judge(
     sending: &Sending,
     hearing: &Hearing,
     receive_time: &ReceiveTime,
     own: OwnFailings,
+    lacking: &Lacking,
 ) -> Verdict {
     let mut reasons = Vec::new();
     let mut warnings = Vec::new();
@@ -87,6 +154,7 @@ pub fn judge(
     if hearing.expected == 0 && sending.intended > 0 {
         warnings.push("nobody was there to hear what was sent".to_owned());
     }
+    warnings.extend(lacking.sentences());
     Verdict { valid: reasons.is_empty(), reasons, warnings }
 }
 
@@ -100,7 +168,7 @@ mod tests {
 
     fn verdict(sending: &Sending, drift_ns: i64, own: OwnFailings) -> Verdict {
         let hearing = Hearing { expected: 100_000, heard: 100_000, ..Hearing::default() };
-        judge(sending, &hearing, &ReceiveTime::Kernel { drift_ns }, own)
+        judge(sending, &hearing, &ReceiveTime::Kernel { drift_ns }, own, &Lacking::default())
     }
 
     #[test]
@@ -132,5 +200,26 @@ mod tests {
         let verdict = verdict(&sending(0, 0), 0, own);
         assert!(verdict.valid);
         assert_eq!(verdict.warnings.len(), 2);
+    }
+
+    #[test]
+    fn what_is_lacking_only_warns_and_names_the_remedy() {
+        let count = |fault| Lacking { count: Some(fault), ..Lacking::default() };
+        let cost = |fault| Lacking { cost: Some(fault), ..Lacking::default() };
+        for (lacking, words) in [
+            (count(CountFault::Unread("no route".to_owned())), "(no route)"),
+            (count(CountFault::Apart { ms: 4_990 }), "4990 ms away"),
+            (count(CountFault::Backwards), "restart"),
+            (cost(CostFault::Unseen(8_443)), "port 8443; name it (--server-pid), or run as root"),
+            (cost(CostFault::Unreadable(77)), "process 77"),
+            (Lacking { bound_elsewhere: true, ..Lacking::default() }, "the generator's cores"),
+        ] {
+            let hearing = Hearing { expected: 9, heard: 9, ..Hearing::default() };
+            let receive_time = ReceiveTime::Kernel { drift_ns: 0 };
+            let own = OwnFailings::default();
+            let verdict = judge(&sending(0, 0), &hearing, &receive_time, own, &lacking);
+            assert!(verdict.valid && verdict.warnings.len() == 1, "{verdict:?}");
+            assert!(verdict.warnings[0].contains(words), "{verdict:?}");
+        }
     }
 }
