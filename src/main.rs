@@ -14,6 +14,7 @@ use stentor::{
 /// Puts blocks of one size side by side, the keys that the crypto library allocates included. A
 /// shard that has slept finds its hearers' keys cold, and those that lie together come faster
 /// (docs/decisions.md, "Which allocator?").
+#[cfg(target_arch = "x86_64")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -4,14 +4,12 @@
 use serde::Serialize;
 
 use super::{
+    encryption::Encryption,
     host::Resources,
-    model::{self, ETHERNET_BYTES, Model, Rates, Term, Traffic},
+    model::{self, Model, Rates, Term, Traffic},
     profile::{Channels, Profile},
 };
-use crate::{
-    crypto::Mode,
-    limits::{CHANNEL_SESSIONS_MAX, SHARD_SESSIONS_MAX},
-};
+use crate::limits::{CHANNEL_SESSIONS_MAX, SHARD_SESSIONS_MAX};
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +33,7 @@ pub struct Demand {
     pub count: f64,
     /// What happens in one of them each second.
     pub each: Rates,
-    /// Its encryption mode.
+    /// Its encryption, by name.
     pub mode: String,
     /// Members of one of them.
     pub members: f64,
@@ -58,16 +56,24 @@ pub struct Answer {
     pub terms: Vec<(String, Vec<Term>)>,
     /// What it takes one shard to wake up, if all bursts are its own.
     pub waking: Term,
-    /// All of that, cores; what the server takes when nobody is there excepted.
-    pub cores_busy: f64,
-    /// That.
+    /// Of each of these wake-ups, nanoseconds: what it takes by itself, and for each hearer.
+    pub wake_ns: (f64, f64),
+    /// What waking up takes a shard at most, cores: that, or the costliest channel's own.
+    pub waking_at_most: f64,
+    /// What it takes all shards, cores.
+    pub waking_cores: f64,
+    /// What the server takes when nobody is there, cores.
     pub base_cores: f64,
+    /// All of that together.
+    pub cores_busy: f64,
     /// Cores that the costliest channel takes.
     pub largest_cores: f64,
     /// Shards needed; `None` if a channel is too large for one.
     pub shards: Option<u32>,
     /// Memory, bytes.
     pub memory_bytes: f64,
+    /// Of it, what the process has when nobody is there.
+    pub memory_base_bytes: f64,
     /// Resources, that which ends first in front.
     pub uses: Vec<Use>,
 }
@@ -177,20 +183,23 @@ impl Answer {
             largest_waking = largest_waking.max(model.waking(each).cores);
             largest_members = largest_members.max(*members);
             rates = rates.plus(all);
-            let mode = Mode::from_name(mode).ok_or_else(|| unknown(mode))?;
-            let kind = all.traffic(mode);
+            let encryption = Encryption::from_name(mode).ok_or_else(|| unknown(mode))?;
+            let kind = all.traffic(encryption);
             traffic.bits_in += kind.bits_in;
             traffic.bits_out += kind.bits_out;
         }
-        // A shard has its own wake-ups whatever it carries, and never more of them than one that
-        // has all bursts.
+        // A shard wakes up whatever it carries: at most as often as one that has all bursts, or for
+        // as much as the channel that wakes it for most hearers, which others do not warm.
         let waking = model.waking(&rates);
-        let shards = model::shards(cores_busy, largest_cores, usable - waking.cores)
-            .filter(|_| usable > waking.cores);
+        let at_most = waking.cores.max(largest_waking);
+        let shards =
+            model::shards(cores_busy, largest_cores, usable - at_most).filter(|_| usable > at_most);
         let count = f64::from(shards.unwrap_or(1));
-        cores_busy += count * model.waking(&rates.times(1.0 / count)).cores;
+        let of_shard = model.waking(&rates.times(1.0 / count)).cores;
+        let waking_cores = (count - 1.0) * of_shard + of_shard.max(largest_waking);
+        cores_busy += waking_cores;
         largest_cores += largest_waking;
-        let memory_bytes = model.memory_base_bytes + model.memory_session_bytes * rates.sessions;
+        let memory_bytes = model.memory_bytes(&rates);
         let mut answer = Self {
             name,
             headroom,
@@ -199,11 +208,15 @@ impl Answer {
             traffic,
             terms,
             waking,
-            cores_busy,
+            wake_ns: (model.wake_ns, model.cold_ns),
+            waking_at_most: at_most,
+            waking_cores,
             base_cores: model.base_cores,
+            cores_busy: cores_busy + model.base_cores,
             largest_cores,
             shards,
             memory_bytes,
+            memory_base_bytes: model.memory_base_bytes,
             uses: Vec::new(),
         };
         answer.uses = answer.uses(largest_members, usable, resources);
@@ -211,16 +224,17 @@ impl Answer {
     }
 
     fn uses(&self, largest_members: f64, usable: f64, resources: &Resources) -> Vec<Use> {
-        let wire = |packets: f64, bits: f64| bits + 8.0 * packets * ETHERNET_BYTES;
+        let wire = model::on_the_wire;
         let shards = f64::from(self.shards.unwrap_or(1));
         let known = |resource, needed, available: Option<f64>, unit| {
             available.map(|available| Use { resource, needed, available, unit })
         };
         let cores = resources.cores;
+        let of_shards = self.cores_busy - self.base_cores;
         let out = wire(self.rates.copies, self.traffic.bits_out);
         let into = wire(self.rates.received, self.traffic.bits_in);
         let uses = [
-            known("cores for shards", shards.max(self.cores_busy / usable), cores, Unit::Cores)
+            known("cores for shards", shards.max(of_shards / usable), cores, Unit::Cores)
                 .filter(|_| self.shards.is_some()),
             known(
                 "the core of the costliest channel",
@@ -289,6 +303,8 @@ pub fn sensitivity(
         .filter_map(|(input, vary)| {
             let mut profile = profile.clone();
             profile.channels.iter_mut().for_each(vary);
+            // Four of two members do not talk, and a channel has so many members and no more.
+            let profile = profile.checked().ok()?;
             let answer = Answer::of(&profile, model, headroom, resources).ok()?;
             Some(Change {
                 input,
@@ -314,6 +330,7 @@ pub fn growth(
         for channels in &mut profile.channels {
             channels.members = (f64::from(channels.members) * factor).round().max(1.0) as u32;
         }
+        let profile = profile.checked().ok()?;
         let answer = Answer::of(&profile, model, headroom, resources).ok()?;
         Some((factor, answer.cores_busy))
     };
@@ -341,14 +358,14 @@ mod tests {
     #[test]
     fn known_costs_give_the_exact_answer() {
         let answer = answer(&guild(60, 101));
-        // One channel: 50 × 5 + 5,000 × (1 + 2) µs, 808,000 ns, 101 × 10 µs.
-        let one = 0.000_25 + 0.015 + 0.000_808 + 0.001_01;
+        // One channel: 50 × 5 + 5,000 × (1 + 2) µs, 808,000 ns, 101 / 41.25 × 100 µs.
+        let one = 0.000_25 + 0.015 + 0.000_808 + 101.0 / 41.25 * 1e-4;
         // Waking: 50 bursts of one channel, 3,000 of all on one shard, 1,000 on each of three.
         let waking = |bursts: f64| bursts / (1.0 + 0.01 * bursts) * 1e-4;
         assert!((answer.largest_cores - one - waking(50.0)).abs() < 1e-12);
         assert_eq!(answer.shards, Some(3));
         assert!((59.0 * one) / (0.5 - waking(3_000.0) - one) > 2.0);
-        assert!((answer.cores_busy - 60.0 * one - 3.0 * waking(1_000.0)).abs() < 1e-9);
+        assert!((answer.cores_busy - 0.001 - 60.0 * one - 3.0 * waking(1_000.0)).abs() < 1e-9);
         assert_eq!((answer.rates.copies, answer.rates.sessions), (300_000.0, 6_060.0));
         assert_eq!(answer.traffic.bits_out, 300_000.0 * 232.0 * 8.0);
         assert_eq!(answer.memory_bytes, 10e6 + 6_060.0 * 50e3);
@@ -409,5 +426,30 @@ mod tests {
         assert_eq!(growth.len(), 3);
         assert!((growth[1].1 - asked.cores_busy).abs() < 1e-9, "{growth:?} {asked:?}");
         assert!(growth[2].1 > growth[1].1);
+    }
+
+    #[test]
+    fn what_cannot_be_is_no_row() {
+        let mut pair = guild(10, 2);
+        pair.channels[0].speaking = 2.0;
+        let inputs = |profile| {
+            let changes = sensitivity(profile, &round_model(), 0.5, &host());
+            changes.into_iter().map(|it| it.input).collect::<Vec<_>>()
+        };
+        let rows = inputs(&pair);
+        assert!(rows.contains(&"twice the members") && !rows.contains(&"half the members"));
+        assert!(!rows.contains(&"twice as many speaking"), "four of two: {rows:?}");
+        assert!(!inputs(&guild(1, 3_000)).contains(&"twice the members"), "above the limit");
+    }
+
+    #[test]
+    fn who_joins_a_stage_does_not_make_it_cheaper() {
+        let model = Model { cold_ns: 1_500.0, ..round_model() };
+        let cores =
+            |profile: &Profile| Answer::of(profile, &model, 0.2, &host()).unwrap().cores_busy;
+        let stage = guild(1, 2_000);
+        let mut with_a_pair = stage.clone();
+        with_a_pair.channels.push(Channels::of(2));
+        assert!(cores(&with_a_pair) > cores(&stage));
     }
 }

@@ -7,11 +7,12 @@ use clap::{Args, Subcommand};
 
 use super::{
     calibration::CALIBRATION_FILE,
+    encryption::Encryption,
     host::Resources,
     profile::{Channels, Profile, ProfileError, Video},
 };
 use crate::{
-    config::{Config, ConfigError, Flags},
+    config::{Config, ConfigError, ControlAccess, Flags, Secret},
     crypto::Mode,
 };
 
@@ -45,13 +46,17 @@ pub struct PlanArgs {
     /// Joins an hour in every channel
     #[arg(long, value_name = "NUMBER")]
     joins_per_hour: Option<f64>,
-    /// Encryption mode: aes, xchacha, or a mode's full name
+    /// Encryption: aes, xchacha, webrtc for browsers, or the full name of a mode or SRTP profile
     #[arg(long, value_name = "NAME")]
     mode: Option<String>,
 
     /// Plan for what a running server does: http://ADDRESS:PORT/metrics
-    #[arg(long, value_name = "URL", conflicts_with_all = ["profile", "members"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["profile", "members", "channels",
+          "speaking", "bitrate", "video", "joins_per_hour"])]
     from_metrics: Option<String>,
+    /// With --from-metrics: a file with the control secret, which metrics beyond loopback need
+    #[arg(long, value_name = "FILE", requires = "from_metrics")]
+    control_secret_file: Option<String>,
     /// With --from-metrics: how long to watch
     #[arg(long, value_name = "SECONDS", default_value_t = 10, requires = "from_metrics",
           value_parser = clap::value_parser!(u32).range(1..=3_600))]
@@ -104,12 +109,19 @@ pub enum PlanCommand {
 }
 
 /// What is planned for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Asked {
     /// A profile.
     Profile(Profile),
-    /// A running server's metrics, and how many seconds to watch them.
-    Live(String, u32),
+    /// A running server's metrics.
+    Live {
+        /// Where they are.
+        url: String,
+        /// How long to watch them.
+        seconds: u32,
+        /// What opens them.
+        secret: Option<Secret>,
+    },
 }
 
 /// Why the command line cannot be obeyed.
@@ -130,7 +142,11 @@ impl PlanArgs {
     /// The profile cannot be read or makes no sense.
     pub fn asked(&self) -> Result<Asked, ArgsError> {
         if let Some(url) = &self.from_metrics {
-            return Ok(Asked::Live(url.clone(), self.over));
+            let secret = self.control_secret_file.as_deref().map(|path| {
+                ControlAccess::load(&Flags::of(None, &[("control.secret_file", path)]))
+            });
+            let secret = secret.transpose()?.map(|access| access.secret);
+            return Ok(Asked::Live { url: url.clone(), seconds: self.over, secret });
         }
         let mut profile = match &self.profile {
             Some(path) => Profile::read(path)?,
@@ -163,6 +179,7 @@ impl PlanArgs {
         match self.mode.as_deref() {
             Some("aes") => Mode::Aes256GcmRtpsize.name().to_owned(),
             Some("xchacha") => Mode::XChaCha20Poly1305Rtpsize.name().to_owned(),
+            Some("webrtc") => Encryption::BROWSERS.name().to_owned(),
             Some(mode) => mode.to_owned(),
             None => Mode::DEFAULT[0].name().to_owned(),
         }
@@ -237,7 +254,7 @@ mod tests {
     fn profile(arguments: &[&str]) -> Profile {
         match parse(arguments).unwrap().asked().unwrap() {
             Asked::Profile(profile) => profile,
-            Asked::Live(..) => panic!("a profile was asked for"),
+            Asked::Live { .. } => panic!("a profile was asked for"),
         }
     }
 
@@ -259,7 +276,9 @@ mod tests {
         ]);
         let channels = &profile.channels[0];
         assert_eq!((channels.count, channels.members, channels.speaking), (100, 15, 1.5));
-        assert_eq!(channels.mode(), Mode::XChaCha20Poly1305Rtpsize);
+        assert_eq!(channels.encryption(), Encryption::Udp(Mode::XChaCha20Poly1305Rtpsize));
+        let browsers = self::profile(&["--members", "9", "--mode", "webrtc"]);
+        assert_eq!(browsers.channels[0].encryption(), Encryption::BROWSERS);
         assert_eq!((channels.bitrate, profile.name.as_str()), (96_000, "100 channels of 15"));
         assert!(parse(&[]).is_err(), "nothing to plan for");
         let nonsense = parse(&["--members", "2", "--speaking", "9"]).unwrap();
@@ -293,5 +312,6 @@ mod tests {
         assert_eq!(resources.cores, Some(8.0));
         assert!(parse(&["--members", "2", "--nic", "fast"]).is_err());
         assert!(parse(&["--from-metrics", "http://x/", "--members", "2"]).is_err());
+        assert!(parse(&["--from-metrics", "http://x/", "--bitrate", "64000"]).is_err());
     }
 }

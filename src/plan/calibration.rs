@@ -2,19 +2,22 @@
 //! these are on the same runs and on others, and on which machine. Made from [`RunResult`] values
 //! alone; written as JSON into the state directory. Starts no run.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     fit::{self, Equation},
-    model::{ModeCost, Model, Rates},
+    model::{HEARTBEATS, ModeCost, Model, Rates},
     profile::Profile,
 };
 use crate::load::{RunResult, Scenario, machine, result::Sending};
 
 /// Version of this format. A reader refuses any other.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// Its file in the state directory.
 pub const CALIBRATION_FILE: &str = "calibration.json";
@@ -31,12 +34,12 @@ const LATE_MAX: f64 = 0.1;
 /// See [`LATE_MAX`].
 const SENT_MIN: f64 = 0.999;
 
-/// Unknowns that every mode shares: base, received, traversal, session, join, wake-up, hearer of
-/// what wakes.
-const SHARED: usize = 7;
+/// Unknowns that every mode shares: base, received, traversal, heartbeat, join, wake-up, hearer of
+/// what wakes, browser, its join.
+pub(super) const SHARED: usize = 9;
 
 /// Unknowns of a mode: copy, byte.
-const PER_MODE: usize = 2;
+pub(super) const PER_MODE: usize = 2;
 
 /// What a host's server costs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,7 +74,7 @@ pub struct Host {
 pub struct Observation {
     /// Its scenario's name.
     pub name: String,
-    /// The encryption mode.
+    /// The encryption.
     pub mode: String,
     /// What happened.
     pub rates: Rates,
@@ -188,9 +191,11 @@ impl Observation {
             (passes.clamp(0.0, further), further)
         });
         let present = present(&result.scenario);
+        let browsers = profile.channels[0].encryption().is_browsers();
+        let of_browsers = |number: f64| if browsers { number } else { 0.0 };
         Ok(Self {
             name: name.clone(),
-            mode: result.scenario.mode.clone(),
+            mode: profile.channels[0].mode.clone(),
             rates: Rates {
                 received,
                 bursts: alone.bursts * received / alone.received.max(f64::MIN_POSITIVE),
@@ -198,7 +203,10 @@ impl Observation {
                 payload_bytes: alone.payload_bytes * of_planned,
                 traversals,
                 sessions: present,
+                heartbeats: heartbeats(&result.scenario, present),
+                browsers: of_browsers(present),
                 joins: alone.joins,
+                browser_joins: of_browsers(alone.joins),
             },
             cores,
             separate,
@@ -210,10 +218,12 @@ impl Observation {
     }
 
     fn equation(&self, modes: &[String]) -> Equation {
-        let Rates { received, copies, payload_bytes, traversals, sessions, joins, .. } = self.rates;
+        let Rates { received, copies, payload_bytes, traversals, joins, .. } = self.rates;
         let wakes = self.rates.wakes();
         let cold = wakes * self.rates.hearers();
-        let mut amounts = vec![1.0, received, traversals, sessions, joins, wakes, cold];
+        let Rates { heartbeats, browsers, browser_joins, .. } = self.rates;
+        let mut amounts = vec![1.0, received, traversals, heartbeats, joins, wakes, cold];
+        amounts.extend([browsers, browser_joins]);
         for mode in modes {
             let is_ours = f64::from(u8::from(*mode == self.mode));
             amounts.extend([copies * is_ours, payload_bytes * is_ours]);
@@ -249,6 +259,16 @@ fn present(scenario: &Scenario) -> f64 {
     scenario.channels.iter().map(of).sum()
 }
 
+/// Heartbeats a second of so many. In a run that is over before the first are due there are none.
+fn heartbeats(scenario: &Scenario, sessions: f64) -> f64 {
+    let seconds = f64::from(scenario.warmup_s.saturating_add(scenario.duration_s));
+    match scenario.heartbeat_s {
+        Some(interval) => sessions / f64::from(interval),
+        None if seconds * HEARTBEATS < 1.0 => 0.0,
+        None => sessions * HEARTBEATS,
+    }
+}
+
 /// Costs that explain all observations best.
 ///
 /// # Errors
@@ -266,15 +286,17 @@ pub fn fit(observations: &[Observation]) -> Result<Model, CalibrationError> {
     let ns = |place: usize| costs[place] * 1e9;
     let bursts = observations.iter().filter_map(|it| it.separate);
     let (passes, packets) = bursts.fold((0.0, 0.0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
-    let memory = memory(observations);
+    let memory = Memory::of(observations);
     Ok(Model {
         base_cores: costs[0],
         received_ns: ns(1),
         traversal_ns: ns(2),
-        session_ns: ns(3),
+        heartbeat_ns: ns(3),
         join_ns: ns(4),
         wake_ns: ns(5),
         cold_ns: ns(6),
+        browser_ns: ns(7),
+        browser_join_ns: ns(8),
         modes: modes
             .iter()
             .enumerate()
@@ -284,22 +306,34 @@ pub fn fit(observations: &[Observation]) -> Result<Model, CalibrationError> {
             })
             .collect(),
         separate: if packets > 0.0 { passes / packets } else { 1.0 },
-        memory_base_bytes: memory.0,
-        memory_session_bytes: memory.1,
+        memory_base_bytes: memory.base,
+        memory_session_bytes: memory.session,
+        memory_browser_bytes: memory.browser,
     })
 }
 
-/// Memory without anyone and of a session, by the run with most sessions: the server is not started
-/// afresh for each, and keeps what it once had.
-fn memory(observations: &[Observation]) -> (f64, f64) {
-    let known = observations.iter().filter_map(|it| Some((it.rates.sessions, it.memory?)));
-    let base = known.clone().map(|(_, (before, _))| before).fold(f64::INFINITY, f64::min);
-    let most = known.max_by(|a, b| a.0.total_cmp(&b.0));
-    match most {
-        Some((sessions, (_, joined))) if sessions > 0.0 => {
-            (base, ((joined - base) / sessions).max(0.0))
-        }
-        _ => (0.0, 0.0),
+/// What a process has, bytes.
+struct Memory {
+    base: f64,
+    session: f64,
+    browser: f64,
+}
+
+impl Memory {
+    /// Without anyone, and of a session by the run with most sessions of its kind: the server is
+    /// not started afresh for each, and keeps what it once had.
+    fn of(observations: &[Observation]) -> Self {
+        let known = observations.iter().filter_map(|it| Some((it.rates, it.memory?)));
+        let before = known.clone().map(|(_, (before, _))| before);
+        let base = before.reduce(f64::min).unwrap_or(0.0);
+        let each = |of: fn(&Rates) -> f64| {
+            let counted = known.clone().map(|(rates, (_, joined))| (of(&rates), joined));
+            let most = counted.max_by(|a, b| a.0.total_cmp(&b.0));
+            most.filter(|(sessions, _)| *sessions > 0.0)
+                .map_or(0.0, |(sessions, joined)| ((joined - base) / sessions).max(0.0))
+        };
+        let session = each(|rates| rates.sessions - rates.browsers);
+        Self { base, session, browser: each(|rates| rates.browsers) }
     }
 }
 
@@ -313,8 +347,17 @@ impl Residual {
     /// What the model says about a run, from nothing but its scenario, as a plan would.
     pub fn of_planned(model: &Model, observation: Observation, scenario: &Scenario) -> Self {
         let profile = Profile::of_scenario(scenario);
-        let rates = Rates { sessions: present(scenario), ..total(&profile, model.separate) };
-        Self::with(model, observation, rates)
+        let all = total(&profile, model.separate);
+        let sessions = present(scenario);
+        let browsers = if all.browsers > 0.0 { sessions } else { 0.0 };
+        let heartbeats = heartbeats(scenario, sessions);
+        let rates = Rates { sessions, browsers, heartbeats, ..all };
+        let mut residual = Self::with(model, observation, rates);
+        // As in an answer, for the one shard there is.
+        let own = |channels| model.waking(&Rates::of_channel(channels, model.separate)).cores;
+        let largest = profile.channels.iter().map(own).fold(0.0, f64::max);
+        residual.predicted += (largest - model.waking(&rates).cores).max(0.0);
+        residual
     }
 
     fn with(model: &Model, observation: Observation, rates: Rates) -> Self {
@@ -372,6 +415,21 @@ impl Calibration {
             }
             _ => Ok(found),
         }
+    }
+
+    /// Writes the file, unless this one is not good and the one there is: it goes beside that then.
+    /// Returns where it is.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn keep(&self, path: &Path) -> io::Result<PathBuf> {
+        let is_good = |path| Self::read(path, Some(&self.host)).is_ok_and(|it| it.is_good());
+        let path = match !self.is_good() && is_good(path) {
+            true => path.with_extension("not-good.json"),
+            false => path.to_owned(),
+        };
+        self.write(&path)?;
+        Ok(path)
     }
 
     /// Writes the file whole or not at all, and its directory if need be.

@@ -5,16 +5,23 @@ use super::*;
 use crate::{load::sample::Sample, plan::model::tests::round_model};
 
 const AES: &str = "aead_aes256_gcm_rtpsize";
+const BROWSERS: &str = "SRTP_AEAD_AES_256_GCM";
+
+/// The model behind the runs: hearers of what wakes cost something.
+fn known() -> Model {
+    Model { cold_ns: 1_500.0, ..round_model() }
+}
 
 /// A run that costs what the model says, and a little off.
 fn observation(name: &str, rates: Rates, off: f64) -> Observation {
-    let model = round_model();
+    let model = known();
     let waking = model.waking(&rates).cores;
-    let cores = (model.base_cores + waking + model.cores(AES, &rates).unwrap()) * off;
-    let memory = 10e6 + 50e3 * rates.sessions;
+    let mode = if rates.browsers > 0.0 { BROWSERS } else { AES };
+    let cores = (model.base_cores + waking + model.cores(mode, &rates).unwrap()) * off;
+    let memory = model.memory_bytes(&rates);
     Observation {
         name: name.to_owned(),
-        mode: AES.to_owned(),
+        mode: mode.to_owned(),
         rates,
         cores,
         separate: None,
@@ -31,8 +38,12 @@ fn observations(off: impl Fn(usize) -> f64) -> Vec<Observation> {
         payload_bytes,
         traversals,
         sessions,
+        heartbeats: sessions / 41.25,
         joins,
+        ..Rates::default()
     };
+    let browsers =
+        |rates: Rates| Rates { browsers: rates.sessions, browser_joins: rates.joins, ..rates };
     [
         rates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
         rates(0.0, 0.0, 0.0, 0.0, 400.0, 0.0),
@@ -44,6 +55,10 @@ fn observations(off: impl Fn(usize) -> f64) -> Vec<Observation> {
         rates(2_000.0, 8_000.0, 1.6e6, 8_000.0, 200.0, 0.0),
         rates(50.0, 2_500.0, 4e5, 2_500.0, 51.0, 0.0),
         rates(400.0, 8_000.0, 1.3e6, 8_000.0, 51.0, 0.0),
+        browsers(rates(0.0, 0.0, 0.0, 0.0, 200.0, 0.0)),
+        browsers(rates(0.0, 0.0, 0.0, 0.0, 50.0, 10.0)),
+        browsers(rates(50.0, 5_000.0, 8e5, 5_000.0, 101.0, 0.0)),
+        browsers(rates(50.0, 5_000.0, 5e6, 5_000.0, 101.0, 0.0)),
     ]
     .into_iter()
     .enumerate()
@@ -54,17 +69,22 @@ fn observations(off: impl Fn(usize) -> f64) -> Vec<Observation> {
 #[test]
 fn the_costs_behind_the_runs_are_found() {
     let model = fit(&observations(|_| 1.0)).unwrap();
-    let known = round_model();
+    let known = known();
     let near = |found: f64, known: f64| assert!((found / known - 1.0).abs() < 1e-3, "{model:?}");
     near(model.base_cores, known.base_cores);
     near(model.received_ns, known.received_ns);
     near(model.wake_ns, known.wake_ns);
+    near(model.cold_ns, known.cold_ns);
     near(model.traversal_ns, known.traversal_ns);
-    near(model.session_ns, known.session_ns);
+    near(model.heartbeat_ns, known.heartbeat_ns);
     near(model.join_ns, known.join_ns);
     near(model.modes[AES].copy_ns, 1_000.0);
     near(model.modes[AES].byte_ns, 1.0);
+    near(model.browser_ns, known.browser_ns);
+    near(model.browser_join_ns, known.browser_join_ns);
+    near(model.modes[BROWSERS].copy_ns, 1_000.0);
     near(model.memory_session_bytes, 50e3);
+    near(model.memory_browser_bytes, 80e3);
     near(model.memory_base_bytes, 10e6);
 }
 
@@ -159,7 +179,16 @@ fn a_calibration_is_of_one_host_and_one_format() {
     let refused = Calibration::read(&path, Some(&other)).unwrap_err().to_string();
     assert!(refused.contains("Linux 6.18") && refused.contains("Linux 7.0"), "{refused}");
     assert!(Calibration::read(&path, None).is_ok());
-    let newer = fs::read_to_string(&path).unwrap().replacen("\"format\": 2", "\"format\": 3", 1);
+    // One that is not good takes the place of no good one.
+    assert!(!calibration.is_good());
+    let mut good = calibration.clone();
+    good.checked[0].predicted = good.checked[0].observation.cores;
+    assert_eq!(good.keep(&path).unwrap(), path);
+    let beside = calibration.keep(&path).unwrap();
+    assert_ne!(beside, path);
+    assert_eq!(Calibration::read(&path, None).unwrap(), good);
+    assert_eq!(Calibration::read(&beside, None).unwrap(), calibration);
+    let newer = fs::read_to_string(&path).unwrap().replacen("\"format\": 3", "\"format\": 4", 1);
     fs::write(&path, newer).unwrap();
-    assert!(Calibration::read(&path, None).unwrap_err().to_string().contains("format is 3"));
+    assert!(Calibration::read(&path, None).unwrap_err().to_string().contains("format is 4"));
 }

@@ -8,8 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{answer::Demand, model::Rates};
-use crate::{crypto::Mode, load::server_cost, rtp::packet::HEADER_BYTES};
+use zeroize::Zeroizing;
+
+use super::{
+    answer::Demand,
+    encryption::Encryption,
+    model::{HEARTBEATS, Rates},
+    profile::EXTENSION_BYTES,
+};
+use crate::{config::Secret, load::server_cost, rtp::packet::HEADER_BYTES};
 
 /// Time for one request.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,14 +60,19 @@ struct Reading {
     channels: f64,
 }
 
-/// Reads twice, so many seconds apart.
+/// Reads twice, so many seconds apart. `secret` is control's, which metrics beyond loopback need.
 ///
 /// # Errors
 /// The server does not answer, or is no stentor.
-pub fn watch(url: &str, seconds: u32, mode: &str) -> Result<Demand, LiveError> {
-    let before = (Instant::now(), read(url)?);
+pub fn watch(
+    url: &str,
+    seconds: u32,
+    mode: &str,
+    secret: Option<&Secret>,
+) -> Result<Demand, LiveError> {
+    let before = (Instant::now(), read(url, secret)?);
     thread::sleep(Duration::from_secs(seconds.into()));
-    let after = (Instant::now(), read(url)?);
+    let after = (Instant::now(), read(url, secret)?);
     let elapsed = after.0.duration_since(before.0).as_secs_f64();
     demand(before.1, after.1, elapsed, mode).ok_or_else(|| LiveError::Answer {
         url: url.to_owned(),
@@ -77,17 +89,25 @@ fn demand(before: Reading, after: Reading, seconds: f64, mode: &str) -> Option<D
     };
     let channels = after.channels.max(1.0);
     let (received, copies) = (rate(|it| it.opened)?, rate(|it| it.forwarded)?);
-    let around = HEADER_BYTES + Mode::from_name(mode).map_or(0, Mode::overhead);
+    let encryption = Encryption::from_name(mode);
+    let around = HEADER_BYTES + encryption.map_or(0, Encryption::overhead);
+    let are_browsers = encryption.is_some_and(Encryption::is_browsers);
     let bytes = rate(|it| it.bytes_in)? + rate(|it| it.bytes_out)?;
     let all = Rates {
         received,
         // As if all were speech: at rates where it matters shards hardly sleep.
         bursts: received,
         copies,
-        payload_bytes: (bytes - (received + copies) * around as f64).max(0.0),
+        payload_bytes: (bytes
+            - (received + copies) * around as f64
+            - copies * EXTENSION_BYTES as f64)
+            .max(0.0),
         traversals: rate(|it| it.traversals)?,
         sessions: after.sessions,
+        heartbeats: after.sessions * HEARTBEATS,
+        browsers: if are_browsers { after.sessions } else { 0.0 },
         joins: 0.0,
+        browser_joins: 0.0,
     };
     Some(Demand {
         name: "channels, taken to be alike".to_owned(),
@@ -98,7 +118,7 @@ fn demand(before: Reading, after: Reading, seconds: f64, mode: &str) -> Option<D
     })
 }
 
-fn read(url: &str) -> Result<Reading, LiveError> {
+fn read(url: &str, secret: Option<&Secret>) -> Result<Reading, LiveError> {
     let wrong = || LiveError::Url(url.to_owned());
     let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
     let (authority, path) = rest.split_once('/').unwrap_or((rest, "metrics"));
@@ -106,22 +126,33 @@ fn read(url: &str) -> Result<Reading, LiveError> {
         return Err(wrong());
     }
     let failed = |source| LiveError::Request { url: url.to_owned(), source };
-    let answer = request(authority, path).map_err(failed)?;
+    let answer = request(authority, path, secret).map_err(failed)?;
     let problem =
         |problem: &str| LiveError::Answer { url: url.to_owned(), problem: problem.to_owned() };
     let (head, page) = answer.split_once("\r\n\r\n").ok_or_else(|| problem("no HTTP answer"))?;
     let status = head.split_whitespace().nth(1);
+    if status == Some("401") {
+        return Err(problem("401: give the server's control secret with --control-secret-file"));
+    }
     if status != Some("200") {
         return Err(problem(head.lines().next().unwrap_or_default()));
     }
     parse(page).ok_or_else(|| problem("these are not the metrics of a stentor"))
 }
 
-fn request(authority: &str, path: &str) -> io::Result<String> {
+fn request(authority: &str, path: &str, secret: Option<&Secret>) -> io::Result<String> {
     let mut socket = TcpStream::connect(authority)?;
     socket.set_read_timeout(Some(TIMEOUT))?;
     socket.set_write_timeout(Some(TIMEOUT))?;
-    write!(socket, "GET /{path} HTTP/1.0\r\nHost: {authority}\r\nConnection: close\r\n\r\n")?;
+    let mut head = Zeroizing::new(Vec::new());
+    write!(head, "GET /{path} HTTP/1.0\r\nHost: {authority}\r\nConnection: close\r\n")?;
+    if let Some(secret) = secret {
+        head.extend(b"Authorization: Bearer ");
+        head.extend(secret.reveal());
+        head.extend(b"\r\n");
+    }
+    head.extend(b"\r\n");
+    socket.write_all(&head)?;
     let mut answer = String::new();
     socket.take(PAGE_BYTES_MAX).read_to_string(&mut answer)?;
     Ok(answer)
@@ -158,7 +189,8 @@ mod tests {
              stentor_received_bytes_total{{shard=\"0\"}} {}\n\
              stentor_sent_bytes_total{{shard=\"0\"}} {}\n",
             192 * opened,
-            192 * forwarded
+            // The server's own header extension.
+            204 * forwarded
         )
     }
 
@@ -183,17 +215,19 @@ mod tests {
                 let (mut socket, _) = listener.accept().unwrap();
                 let mut request = io::BufReader::new(socket.try_clone().unwrap()).lines();
                 assert_eq!(request.next().unwrap().unwrap(), "GET /metrics HTTP/1.0");
-                while request.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+                let head: Vec<_> =
+                    request.map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+                assert_eq!(head.last().unwrap(), "Authorization: Bearer hush");
                 socket.write_all(answer.as_bytes()).unwrap();
             });
-            let found = read(&url);
+            let found = read(&url, Some(&Secret::new("hush")));
             server.join().unwrap();
             found
         };
         let refused = answer("HTTP/1.1 401 Unauthorized\r\n\r\n").unwrap_err().to_string();
-        assert!(refused.contains("401 Unauthorized"), "{refused}");
+        assert!(refused.contains("--control-secret-file"), "{refused}");
         let other = answer("HTTP/1.1 200 OK\r\n\r\nup 1\n").unwrap_err().to_string();
         assert!(other.contains("not the metrics of a stentor"), "{other}");
-        assert!(matches!(read("ftp://x"), Err(LiveError::Url(_))));
+        assert!(matches!(read("ftp://x", None), Err(LiveError::Url(_))));
     }
 }

@@ -6,6 +6,7 @@ pub mod answer;
 pub mod args;
 pub mod calibrate;
 pub mod calibration;
+pub mod encryption;
 pub mod fit;
 pub mod host;
 pub mod live;
@@ -78,8 +79,8 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode, PlanError> {
         Asked::Profile(profile) => {
             (Answer::of(&profile, model, headroom, &resources)?, Some(profile))
         }
-        Asked::Live(url, over) => {
-            let demand = live::watch(&url, over, &args.mode_name())?;
+        Asked::Live { url, seconds, secret } => {
+            let demand = live::watch(&url, seconds, &args.mode_name(), secret.as_ref())?;
             let name = format!("what {url} does");
             (Answer::of_demands(name, vec![demand], model, headroom, &resources)?, None)
         }
@@ -89,7 +90,7 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode, PlanError> {
         .map(|profile| answer::sensitivity(profile, model, headroom, &resources))
         .unwrap_or_default();
     if args.json {
-        print!("{}", text::json(&answer, &changes));
+        print!("{}", text::json(&answer, &changes, &calibration));
     } else {
         print!("{}", text::answer(&answer, &changes, &calibration));
         if args.explain {

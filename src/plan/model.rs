@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::profile::{Channels, EXTENSION_BYTES};
-use crate::{crypto::Mode, rtp::packet::HEADER_BYTES};
+use super::{
+    encryption::Encryption,
+    profile::{Channels, EXTENSION_BYTES},
+};
+use crate::{limits::HEARTBEAT_INTERVAL_MS, rtp::packet::HEADER_BYTES};
 
 /// Bytes around a UDP payload that a network counts as traffic: IPv4 and UDP headers.
 pub const IP_BYTES: f64 = 28.0;
@@ -14,6 +17,9 @@ pub const IP_BYTES: f64 = 28.0;
 /// Bytes around an IP packet that take time on an Ethernet: header, checksum, preamble and the gap
 /// after it (IEEE 802.3 §3.1, §4.4).
 pub const ETHERNET_BYTES: f64 = 38.0;
+
+/// Heartbeats a second of a session.
+pub const HEARTBEATS: f64 = 1_000.0 / HEARTBEAT_INTERVAL_MS as f64;
 
 /// How long a shard that has slept stays warm, seconds: of packets that come so soon after others
 /// most find it awake and its memory in the caches. Least squares cannot find it, for costs hang on
@@ -35,8 +41,14 @@ pub struct Rates {
     pub traversals: f64,
     /// Sessions there.
     pub sessions: f64,
+    /// Of these, browsers.
+    pub browsers: f64,
+    /// Heartbeats, which are what a session costs that is only there.
+    pub heartbeats: f64,
     /// Joins.
     pub joins: f64,
+    /// Of these, browsers'.
+    pub browser_joins: f64,
 }
 
 /// Bits a second as IP packets, without what Ethernet adds.
@@ -62,11 +74,15 @@ pub struct Model {
     pub cold_ns: f64,
     /// A pass through the kernel's UDP stack, nanoseconds.
     pub traversal_ns: f64,
-    /// A session that is only there, nanoseconds a second.
-    pub session_ns: f64,
+    /// A heartbeat, nanoseconds: what a session takes that is only there.
+    pub heartbeat_ns: f64,
     /// A join, and the leaving that belongs to it, nanoseconds.
     pub join_ns: f64,
-    /// By name of the encryption mode.
+    /// What a browser takes besides for being there, its checks and reports, nanoseconds a second.
+    pub browser_ns: f64,
+    /// What its join takes besides, above all a DTLS handshake, nanoseconds.
+    pub browser_join_ns: f64,
+    /// By name of the encryption ([`Encryption::from_name`]).
     pub modes: BTreeMap<String, ModeCost>,
     /// Of the packets of a burst after its first, the part that leaves in a pass of its own; the
     /// others share one with those before them.
@@ -75,9 +91,11 @@ pub struct Model {
     pub memory_base_bytes: f64,
     /// Memory of a session, bytes.
     pub memory_session_bytes: f64,
+    /// Memory of a browser's, bytes.
+    pub memory_browser_bytes: f64,
 }
 
-/// What depends on the encryption mode.
+/// What depends on the encryption.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModeCost {
     /// A copy, besides its bytes and its pass through the stack; one more segment of a pass,
@@ -100,6 +118,19 @@ pub struct Term {
     pub cores: f64,
 }
 
+/// Bytes around a payload in an IP packet of a client's, and of ours: IP, UDP and RTP headers, tag
+/// and counter; in ours an extension as well, and in browsers' too.
+pub fn bytes_around(encryption: Encryption) -> (f64, f64) {
+    let bare = IP_BYTES + (HEADER_BYTES + encryption.overhead()) as f64;
+    let ours = bare + EXTENSION_BYTES as f64;
+    (if encryption.is_browsers() { ours } else { bare }, ours)
+}
+
+/// Bits that so many packets take of a network card, which Ethernet adds to.
+pub fn on_the_wire(packets: f64, bits: f64) -> f64 {
+    bits + 8.0 * packets * ETHERNET_BYTES
+}
+
 impl Rates {
     /// Of one channel of a kind. `separate` as in [`Model::separate`].
     pub fn of_channel(channels: &Channels, separate: f64) -> Self {
@@ -114,14 +145,20 @@ impl Rates {
             video_bytes = camera.cameras * camera.bits_per_second as f64 / 8.0;
             passes = frames * (1.0 + (packets - 1.0) * separate);
         }
+        let sessions = f64::from(channels.members);
+        let joins = channels.joins_per_hour / 3_600.0;
+        let browsers = f64::from(u8::from(channels.encryption().is_browsers()));
         Self {
             received: audio + video,
             bursts: audio + frames,
             copies: (audio + video) * hearers,
             payload_bytes: (audio_bytes + video_bytes) * (1.0 + hearers),
             traversals: (audio + passes) * hearers,
-            sessions: channels.members.into(),
-            joins: channels.joins_per_hour / 3_600.0,
+            sessions,
+            heartbeats: sessions * HEARTBEATS,
+            browsers: browsers * sessions,
+            joins,
+            browser_joins: browsers * joins,
         }
     }
 
@@ -145,7 +182,10 @@ impl Rates {
             payload_bytes: self.payload_bytes * factor,
             traversals: self.traversals * factor,
             sessions: self.sessions * factor,
+            browsers: self.browsers * factor,
+            heartbeats: self.heartbeats * factor,
             joins: self.joins * factor,
+            browser_joins: self.browser_joins * factor,
         }
     }
 
@@ -158,28 +198,27 @@ impl Rates {
             payload_bytes: self.payload_bytes + other.payload_bytes,
             traversals: self.traversals + other.traversals,
             sessions: self.sessions + other.sessions,
+            browsers: self.browsers + other.browsers,
+            heartbeats: self.heartbeats + other.heartbeats,
             joins: self.joins + other.joins,
+            browser_joins: self.browser_joins + other.browser_joins,
         }
     }
 
-    /// As IP packets. What the clients' packets and ours have around their payload: RTP header, tag
-    /// and counter; ours an extension as well.
-    pub fn traffic(&self, mode: Mode) -> Traffic {
-        let sealed = (HEADER_BYTES + mode.overhead()) as f64;
+    /// As IP packets.
+    pub fn traffic(&self, encryption: Encryption) -> Traffic {
+        let (theirs, ours) = bytes_around(encryption);
         let packets = (self.received + self.copies).max(f64::MIN_POSITIVE);
         let payload = self.payload_bytes / packets;
-        let bits = |packets: f64, around: f64| 8.0 * packets * (payload + around + IP_BYTES);
-        Traffic {
-            bits_in: bits(self.received, sealed),
-            bits_out: bits(self.copies, sealed + EXTENSION_BYTES as f64),
-        }
+        let bits = |packets: f64, around: f64| 8.0 * packets * (payload + around);
+        Traffic { bits_in: bits(self.received, theirs), bits_out: bits(self.copies, ours) }
     }
 }
 
 impl Model {
     /// Every cost by itself that more of the same makes so many times as much: neither what the
     /// process takes anyway ([`Model::base_cores`]) nor what waking up takes ([`Model::waking`]).
-    /// `None` if the mode was never measured.
+    /// `None` if the encryption was never measured.
     pub fn terms(&self, mode: &str, rates: &Rates) -> Option<Vec<Term>> {
         let mode = self.modes.get(mode)?;
         let term = |name, amount: f64, each_ns: f64| Term {
@@ -188,14 +227,21 @@ impl Model {
             each_ns,
             cores: amount * each_ns / 1e9,
         };
-        Some(vec![
+        let mut terms = vec![
             term("packets received", rates.received, self.received_ns),
             term("copies sealed", rates.copies, mode.copy_ns),
             term("passes through the UDP stack", rates.traversals, self.traversal_ns),
             term("bytes of payload", rates.payload_bytes, mode.byte_ns),
-            term("sessions there", rates.sessions, self.session_ns),
+            term("heartbeats", rates.heartbeats, self.heartbeat_ns),
             term("joins", rates.joins, self.join_ns),
-        ])
+        ];
+        if rates.browsers > 0.0 {
+            terms.extend([
+                term("browsers there", rates.browsers, self.browser_ns),
+                term("browsers' joins", rates.browser_joins, self.browser_join_ns),
+            ]);
+        }
+        Some(terms)
     }
 
     /// What it takes a shard to wake up when it has all of this to do, the hearers of what wakes it
@@ -205,6 +251,13 @@ impl Model {
         let each_ns = self.wake_ns + self.cold_ns * rates.hearers();
         let cores = amount * each_ns / 1e9;
         Term { name: "wake-ups after a pause", amount, each_ns, cores }
+    }
+
+    /// Memory that a process with these sessions has, bytes.
+    pub fn memory_bytes(&self, rates: &Rates) -> f64 {
+        self.memory_base_bytes
+            + self.memory_session_bytes * (rates.sessions - rates.browsers)
+            + self.memory_browser_bytes * rates.browsers
     }
 
     /// The sum of [`Model::terms`], in cores.

@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::profile::Video;
+use crate::{crypto::Mode, plan::profile::Video};
 
 const AES: &str = "aead_aes256_gcm_rtpsize";
+const BROWSERS: &str = "SRTP_AEAD_AES_256_GCM";
 
 /// Costs that make sums easy.
 pub(in crate::plan) fn round_model() -> Model {
@@ -16,12 +17,15 @@ pub(in crate::plan) fn round_model() -> Model {
         wake_ns: 100_000.0,
         cold_ns: 0.0,
         traversal_ns: 2_000.0,
-        session_ns: 10_000.0,
+        heartbeat_ns: 100_000.0,
         join_ns: 1_000_000.0,
-        modes: [(AES.to_owned(), mode)].into(),
+        browser_ns: 30_000.0,
+        browser_join_ns: 2_000_000.0,
+        modes: [AES, BROWSERS].map(|name| (name.to_owned(), mode)).into(),
         separate: 0.0,
         memory_base_bytes: 10e6,
         memory_session_bytes: 50e3,
+        memory_browser_bytes: 80e3,
     }
 }
 
@@ -41,11 +45,25 @@ fn known_costs_give_the_exact_answer() {
     let rates = Rates::of_channel(&channel, 0.0);
     let terms = round_model().terms(AES, &rates).unwrap();
     let cores: Vec<_> = terms.iter().map(|term| (term.cores * 1e9).round()).collect();
-    // 50 × 5 µs, 5,000 × 1 µs, 5,000 × 2 µs, 808,000 B × 1 ns, 101 × 10 µs, 1 × 1 ms.
-    assert_eq!(cores, [250e3, 5e6, 10e6, 808e3, 1_010e3, 1e6]);
+    // 50 × 5 µs, 5,000 × 1 µs, 5,000 × 2 µs, 808,000 B × 1 ns, 101 / 41.25 × 100 µs, 1 × 1 ms.
+    assert_eq!(cores, [250e3, 5e6, 10e6, 808e3, 244_848.0, 1e6]);
     let sum = round_model().cores(AES, &rates).unwrap();
-    assert!((sum - 0.018_068).abs() < 1e-12);
+    assert!((sum - 0.017_302_848).abs() < 1e-9);
     assert_eq!(round_model().cores("never measured", &rates), None);
+}
+
+#[test]
+fn browsers_take_more_for_joining_and_staying() {
+    let plain = Channels { joins_per_hour: 3_600.0, ..Channels::of(101) };
+    let browsers = Channels { mode: BROWSERS.to_owned(), ..plain.clone() };
+    let cores = |channels: &Channels| {
+        let rates = Rates::of_channel(channels, 0.0);
+        (round_model().cores(&channels.mode, &rates).unwrap(), round_model().memory_bytes(&rates))
+    };
+    let ((plain, plain_bytes), (more, more_bytes)) = (cores(&plain), cores(&browsers));
+    // 101 × 30 µs, 1 × 2 ms; 101 × 30 kB.
+    assert!((more - plain - 0.003_03 - 0.002).abs() < 1e-12);
+    assert!((more_bytes - plain_bytes - 3.03e6).abs() < 1e-3);
 }
 
 #[test]
@@ -88,10 +106,13 @@ fn a_packet_that_wakes_a_shard_costs_more_for_each_hearer() {
 #[test]
 fn traffic_counts_all_that_is_around_a_payload() {
     let rates = Rates::of_channel(&Channels::of(3), 0.0);
-    let traffic = rates.traffic(Mode::Aes256GcmRtpsize);
+    let traffic = rates.traffic(Encryption::Udp(Mode::Aes256GcmRtpsize));
     // 160 of payload, 12 of RTP, 20 of tag and counter, 28 of UDP and IP; ours 12 of extension.
     assert_eq!(traffic.bits_in, 50.0 * 220.0 * 8.0);
     assert_eq!(traffic.bits_out, 100.0 * 232.0 * 8.0);
+    // Browsers have no counter, and extensions of their own.
+    let traffic = rates.traffic(Encryption::BROWSERS);
+    assert_eq!((traffic.bits_in, traffic.bits_out), (50.0 * 228.0 * 8.0, 100.0 * 228.0 * 8.0));
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub fn page(
     body.append(&figure::judgement(answer.fits(), word, &text::verdict(answer), &notes));
     body.append(&figure::numbers(&[
         (text::shards(answer.shards), "shards".to_owned()),
-        (unit::number(answer.cores_busy + answer.base_cores), "cores busy".to_owned()),
+        (unit::number(answer.cores_busy), "cores busy".to_owned()),
         (unit::per_second(answer.rates.copies), "packets out".to_owned()),
         (unit::per_second(answer.rates.received), "packets in".to_owned()),
         (unit::bits_per_second(answer.traffic.bits_out), "out".to_owned()),

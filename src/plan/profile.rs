@@ -6,10 +6,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::encryption::Encryption;
 use crate::{
     crypto::Mode,
     limits::{CHANNEL_SESSIONS_MAX, PLAIN_BYTES_MAX},
-    load::scenario::{Scenario, frames_per_second, one, packets_per_second, video_payload_bytes},
+    load::scenario::{
+        Scenario, Transport, frames_per_second, one, packets_per_second, video_payload_bytes,
+    },
     rtp::packet::HEADER_BYTES,
 };
 
@@ -53,7 +56,7 @@ pub struct Channels {
     /// Joins an hour in each.
     #[serde(default)]
     pub joins_per_hour: f64,
-    /// Encryption mode (protocol.md §2.4).
+    /// Encryption, by its name ([`Encryption::from_name`]).
     #[serde(default = "mode")]
     pub mode: String,
 }
@@ -152,7 +155,8 @@ impl Profile {
     }
 
     /// What a scenario plays, as a profile. Late joins count as joins; of who leaves and comes back
-    /// each is one.
+    /// each is one. A channel that is heard by browsers is one of browsers, whoever speaks; where
+    /// members take turns it is not.
     pub fn of_scenario(scenario: &Scenario) -> Self {
         let seconds = f64::from(scenario.duration_s);
         let channels = scenario.channels.iter().map(|channels| {
@@ -173,7 +177,10 @@ impl Profile {
                     payload_bytes: video.payload_bytes,
                 }),
                 joins_per_hour: 3_600.0 * (late + churn),
-                mode: scenario.mode.clone(),
+                mode: match channels.transport {
+                    Transport::WebRtc => scenario.srtp_profile.clone(),
+                    Transport::Udp | Transport::Mixed => scenario.mode.clone(),
+                },
             }
         });
         Self { name: scenario.name.clone(), channels: channels.collect() }
@@ -201,9 +208,9 @@ impl Channels {
         }
     }
 
-    /// Its encryption mode.
-    pub fn mode(&self) -> Mode {
-        Mode::from_name(&self.mode).expect("checked when the profile was made")
+    /// What its members carry media with.
+    pub fn encryption(&self) -> Encryption {
+        Encryption::from_name(&self.mode).expect("checked when the profile was made")
     }
 
     /// Payload of an audio packet, bytes.
@@ -235,9 +242,8 @@ impl Channels {
         if !(0.0..=1e9).contains(&self.joins_per_hour) {
             return Err("joins_per_hour must be 0 or more".to_owned());
         }
-        if Mode::from_name(&self.mode).is_none() {
-            let known: Vec<_> = Mode::ALL.iter().map(|mode| mode.name()).collect();
-            return Err(format!("unknown mode `{}`; known: {}", self.mode, known.join(", ")));
+        if Encryption::from_name(&self.mode).is_none() {
+            return Err(format!("unknown mode `{}`; known: {}", self.mode, Encryption::names()));
         }
         let Some(video) = &self.video else { return Ok(()) };
         if !(0.0..=members).contains(&video.cameras) {
@@ -330,5 +336,9 @@ mod tests {
         assert_eq!(first.video.as_ref().unwrap().packets_per_frame(), 10.0);
         assert_eq!(late.joins_per_hour, 1_800.0);
         assert!(profile.checked().is_ok());
+        let text = "name = \"x\"\n[[channels]]\nspeakers = 1\nlisteners = 9\n\
+                    transport = \"webrtc\"\nsender_transport = \"udp\"\n";
+        let profile = Profile::of_scenario(&toml::from_str(text).unwrap());
+        assert_eq!(profile.channels[0].encryption(), Encryption::BROWSERS);
     }
 }

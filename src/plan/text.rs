@@ -6,9 +6,10 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::{
-    answer::{Answer, Change, Unit, Use},
+    answer::{Answer, Change, Demand, Unit, Use},
     calibration::{Calibration, ERROR_MAX, Host, Residual},
-    model::Term,
+    encryption::Encryption,
+    model::{ETHERNET_BYTES, Rates, Term, bytes_around, on_the_wire},
 };
 use crate::load::report::unit;
 
@@ -21,9 +22,13 @@ pub fn calibration(calibration: &Calibration) -> String {
         ("waking up after a pause".to_owned(), unit::duration(model.wake_ns)),
         ("each hearer of what wakes".to_owned(), unit::duration(model.cold_ns)),
         ("a pass through the UDP stack".to_owned(), unit::duration(model.traversal_ns)),
-        ("a session for a second".to_owned(), unit::duration(model.session_ns)),
+        ("a heartbeat".to_owned(), unit::duration(model.heartbeat_ns)),
         ("a join and leaving".to_owned(), unit::duration(model.join_ns)),
     ];
+    lines.extend([
+        ("a browser for a second, besides".to_owned(), unit::duration(model.browser_ns)),
+        ("its join, besides".to_owned(), unit::duration(model.browser_join_ns)),
+    ]);
     for (name, mode) in &model.modes {
         lines.push((format!("a copy, {name}"), unit::duration(mode.copy_ns)));
         let kilobyte = unit::duration(1_000.0 * mode.byte_ns);
@@ -33,6 +38,7 @@ pub fn calibration(calibration: &Calibration) -> String {
     lines.push(("of a burst, what leaves by itself".to_owned(), apart));
     lines.push(("memory, nobody there".to_owned(), unit::bytes(model.memory_base_bytes)));
     lines.push(("memory of a session".to_owned(), unit::bytes(model.memory_session_bytes)));
+    lines.push(("memory of a browser's".to_owned(), unit::bytes(model.memory_browser_bytes)));
     let mut text = String::from("costs on this host, processor time of the server:\n");
     text += &pairs(&lines);
     text += "fitted to:\n";
@@ -87,7 +93,7 @@ pub fn answer(answer: &Answer, changes: &[Change], calibration: &Calibration) ->
         ("packets out".to_owned(), unit::per_second(answer.rates.copies)),
         ("bits in".to_owned(), unit::bits_per_second(answer.traffic.bits_in)),
         ("bits out".to_owned(), unit::bits_per_second(answer.traffic.bits_out)),
-        ("cores busy".to_owned(), unit::number(answer.cores_busy + answer.base_cores)),
+        ("cores busy".to_owned(), unit::number(answer.cores_busy)),
         ("shards".to_owned(), shards(answer.shards)),
         ("memory".to_owned(), unit::bytes(answer.memory_bytes)),
     ]);
@@ -227,6 +233,7 @@ pub fn steps(answer: &Answer) -> Vec<String> {
             n(each.copies),
             n(each.traversals)
         ));
+        steps.extend(traffic(demand));
         for term in terms {
             steps.push(format!(
                 "  {:<30} {:>12}/s × {:>9} = {:>9} cores",
@@ -242,14 +249,21 @@ pub fn steps(answer: &Answer) -> Vec<String> {
     let each = answer.demands.iter().zip(&answer.terms);
     let largest = each.map(|(demand, (_, terms))| linear(terms) / demand.count).fold(0.0, f64::max);
     let waking = &answer.waking;
-    let usable = 1.0 - answer.headroom - waking.cores;
+    let usable = 1.0 - answer.headroom - answer.waking_at_most;
     steps.push(format!("all channels: {} cores; the costliest of them {}", n(total), n(largest)));
+    let (wake_ns, cold_ns) = answer.wake_ns;
     steps.push(format!(
-        "a shard wakes up at most {}/s × {} = {} cores",
+        "a shard that had all of it would wake up {}/s × ({} + {} hearers × {}) = {} cores",
         n(waking.amount),
-        unit::duration(waking.each_ns),
+        unit::duration(wake_ns),
+        n(answer.rates.hearers()),
+        unit::duration(cold_ns),
         n(waking.cores)
     ));
+    if answer.waking_at_most > waking.cores {
+        let alone = n(answer.waking_at_most);
+        steps.push(format!("one with the channel alone that wakes it for most: {alone} cores"));
+    }
     let may = unit::percent(1.0 - answer.headroom);
     steps.push(format!("of each core {may} may be used: {} for channels", n(usable)));
     steps.push(match answer.shards {
@@ -263,21 +277,83 @@ pub fn steps(answer: &Answer) -> Vec<String> {
         ),
         None => format!("{} ≥ {}: it fits no shard", n(largest), n(usable)),
     });
-    steps.push(format!("memory: {} with {} sessions", unit::bytes(answer.memory_bytes), {
-        n(answer.rates.sessions)
-    }));
+    let Some(count) = answer.shards else { return steps };
+    steps.push(format!(
+        "cores busy: {} for channels + {} for waking {} + {} with nobody there = {}",
+        n(total),
+        n(answer.waking_cores),
+        if count == 1 { "the shard" } else { "all shards" },
+        n(answer.base_cores),
+        n(answer.cores_busy)
+    ));
+    for (direction, packets, bits) in [
+        ("in", answer.rates.received, answer.traffic.bits_in),
+        ("out", answer.rates.copies, answer.traffic.bits_out),
+    ] {
+        steps.push(format!(
+            "the network card, {direction}: {} + {} × {ETHERNET_BYTES} B of Ethernet × 8 = {}",
+            unit::bits_per_second(bits),
+            unit::per_second(packets),
+            unit::bits_per_second(on_the_wire(packets, bits))
+        ));
+    }
+    steps.push(format!(
+        "memory: {} with nobody there + {} for {} sessions = {}",
+        unit::bytes(answer.memory_base_bytes),
+        unit::bytes(answer.memory_bytes - answer.memory_base_bytes),
+        n(answer.rates.sessions),
+        unit::bytes(answer.memory_bytes)
+    ));
     steps
 }
 
-/// `{"answer": …, "sensitivity": […]}`.
-pub fn json(answer: &Answer, changes: &[Change]) -> String {
+/// Bits in and out of a channel.
+fn traffic(demand: &Demand) -> Vec<String> {
+    let n = |number: f64| unit::short(&unit::number(number));
+    let Some(encryption) = Encryption::from_name(&demand.mode) else { return Vec::new() };
+    let (around_theirs, around_ours) = bytes_around(encryption);
+    let Rates { received, copies, payload_bytes, .. } = demand.each;
+    let payload = payload_bytes / (received + copies).max(f64::MIN_POSITIVE);
+    let bits = |direction, packets: f64, around: f64| {
+        let bits = unit::bits_per_second(8.0 * packets * (payload + around));
+        let (packets, payload) = (n(packets), n(payload));
+        let bytes = format!("({payload} B of payload + {around} around it)");
+        format!("  {packets}/s × {bytes} × 8 = {bits} {direction}")
+    };
+    vec![bits("in", received, around_theirs), bits("out", copies, around_ours)]
+}
+
+/// `{"answer": …, "fits": …, "sensitivity": […], "calibration": …}`.
+pub fn json(answer: &Answer, changes: &[Change], calibration: &Calibration) -> String {
+    #[derive(Serialize)]
+    struct Costs<'a> {
+        host: &'a Host,
+        made_at: &'a str,
+        is_good: bool,
+        worst_error: Option<f64>,
+    }
     #[derive(Serialize)]
     struct All<'a> {
         answer: &'a Answer,
         fits: bool,
         sensitivity: &'a [Change],
+        calibration: Costs<'a>,
+        notes: Vec<String>,
     }
-    let all = All { answer, fits: answer.fits(), sensitivity: changes };
+    let errors = calibration.checked.iter().map(|residual| residual.error().abs());
+    let calibrated = Costs {
+        host: &calibration.host,
+        made_at: &calibration.made_at,
+        is_good: calibration.is_good(),
+        worst_error: errors.reduce(f64::max),
+    };
+    let all = All {
+        answer,
+        fits: answer.fits(),
+        sensitivity: changes,
+        calibration: calibrated,
+        notes: notes(answer, calibration),
+    };
     serde_json::to_string_pretty(&all).expect("an answer is plain values") + "\n"
 }
 
@@ -337,7 +413,10 @@ mod tests {
             "60 channels of 101 (aead_aes256_gcm_rtpsize)",
             "50 packets come, each goes to 100 others: 5,000 copies",
             "300,000/s ×   1.00 µs =       0.3 cores",
-            "(1.02 − 0.0171) / (0.49 − 0.0171), rounded up: 3 shards",
+            "(0.978 − 0.0163) / (0.49 − 0.0163), rounded up: 3 shards",
+            "5,000/s × (160 B of payload + 72 around it) × 8 = 9.28 Mbit/s out",
+            "for waking all shards + 0.001 with nobody there = ",
+            "9.54 MiB with nobody there + ",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
@@ -348,10 +427,13 @@ mod tests {
     #[test]
     fn json_has_the_same_numbers() {
         let found = answered(&guild(101));
-        let json: serde_json::Value = serde_json::from_str(&json(&found, &[])).unwrap();
+        let text = json(&found, &[], &calibrated());
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["answer"]["shards"], 3);
         assert_eq!(json["answer"]["rates"]["copies"], 300_000.0);
         assert_eq!(json["fits"], false);
+        assert_eq!(json["calibration"]["is_good"], false, "nothing was checked");
+        assert!(json["notes"][0].as_str().unwrap().contains("guess"));
     }
 
     #[test]
