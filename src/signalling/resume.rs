@@ -7,6 +7,10 @@ use std::collections::VecDeque;
 use super::Frame;
 use crate::limits::{REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX};
 
+/// Messages for which there is room though none is kept: more than come between two heartbeats in
+/// a channel where nobody joins.
+const IDLE_CAPACITY: usize = 32;
+
 /// A message the client still lacks is no longer kept: close 4006.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a message after the one acknowledged is no longer buffered")]
@@ -59,6 +63,10 @@ impl ReplayBuffer {
             self.pop();
         }
         self.lost = self.lost.filter(|lost| !reaches(seq, *lost));
+        // Who joined a large channel was told of all its members, and seldom is told as much again.
+        if self.kept.capacity() > IDLE_CAPACITY && self.kept.len() < IDLE_CAPACITY / 2 {
+            self.kept.shrink_to(IDLE_CAPACITY);
+        }
     }
 
     /// What the client lacks, in order, if it had everything up to `seq_ack`. None, −1 and 0: it

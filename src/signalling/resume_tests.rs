@@ -29,6 +29,19 @@ fn buffer_after(count: usize) -> ReplayBuffer {
 }
 
 #[test]
+fn room_for_a_storm_of_joins_is_given_back_when_it_is_acknowledged() {
+    let mut buffer = ReplayBuffer::new();
+    for index in 0..1_000 {
+        buffer.push(|_| frame(index, 8));
+    }
+    buffer.acknowledge(900);
+    assert!(buffer.kept.capacity() >= 1_000, "a hundred are still kept");
+    buffer.acknowledge(990);
+    assert!(buffer.kept.capacity() <= 2 * IDLE_CAPACITY, "{}", buffer.kept.capacity());
+    assert_eq!(replay(&buffer, Some(990)).unwrap().len(), 10);
+}
+
+#[test]
 fn numbers_start_at_one_and_wrap_past_zero() {
     let mut buffer = ReplayBuffer::new();
     let mut given = Vec::new();
