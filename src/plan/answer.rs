@@ -368,7 +368,7 @@ mod tests {
         assert!((answer.cores_busy - 0.001 - 60.0 * one - 3.0 * waking(1_000.0)).abs() < 1e-9);
         assert_eq!((answer.rates.copies, answer.rates.sessions), (300_000.0, 6_060.0));
         assert_eq!(answer.traffic.bits_out, 300_000.0 * 232.0 * 8.0);
-        assert_eq!(answer.memory_bytes, 10e6 + 6_060.0 * 50e3);
+        assert_eq!(answer.memory_bytes, 10e6 + 6_060.0 * (50e3 + 100.0 * 100.0));
         let out = answer.uses.iter().find(|it| it.resource == "network card, out").unwrap();
         assert_eq!(out.needed, 300_000.0 * 270.0 * 8.0);
         assert!(answer.fits());
@@ -381,7 +381,7 @@ mod tests {
         idle.channels[0].speaking = 0.0;
         let answer = answer(&idle);
         assert_eq!(answer.uses[0].resource, "memory");
-        assert!((answer.uses[0].share() - 1.01).abs() < 1e-9 && !answer.fits());
+        assert!((answer.uses[0].share() - 1.208).abs() < 1e-9 && !answer.fits());
         // A slow network ends before the cores do.
         let slow = Resources { network_bits: Some(1e8), ..host() };
         let answer = Answer::of(&guild(60, 101), &round_model(), 0.5, &slow).unwrap();

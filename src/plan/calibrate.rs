@@ -181,6 +181,7 @@ fn fitting(seconds: u32) -> Vec<Scenario> {
         // memory it had for them.
         scenario("idle, one session", seconds, aes, silent(1, 1)),
         idle(scenario("idle, 200 browsers", seconds, aes, browsers(silent(20, 10)))),
+        idle(scenario("idle, 200 sessions in one channel", seconds, aes, silent(1, 200))),
         idle(scenario("idle, 1,000 sessions", seconds, aes, silent(100, 10))),
         scenario("joins", seconds, aes, late(silent(20, 10))),
         scenario("joins of browsers", seconds, aes, late(browsers(silent(10, 10)))),

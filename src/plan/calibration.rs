@@ -205,6 +205,7 @@ impl Observation {
                 sessions: present,
                 heartbeats: heartbeats(&result.scenario, present),
                 browsers: of_browsers(present),
+                told_of: alone.told_of,
                 joins: alone.joins,
                 browser_joins: of_browsers(alone.joins),
             },
@@ -309,6 +310,7 @@ pub fn fit(observations: &[Observation]) -> Result<Model, CalibrationError> {
         memory_base_bytes: memory.base,
         memory_session_bytes: memory.session,
         memory_browser_bytes: memory.browser,
+        memory_told_bytes: memory.told,
     })
 }
 
@@ -317,23 +319,27 @@ struct Memory {
     base: f64,
     session: f64,
     browser: f64,
+    told: f64,
 }
 
 impl Memory {
-    /// Without anyone, and of a session by the run with most sessions of its kind: the server is
-    /// not started afresh for each, and keeps what it once had.
+    /// Without anyone, and what each of those adds who are only there. The server is not started
+    /// afresh for each run and keeps what it once had, so these come first, each larger than the
+    /// one before.
     fn of(observations: &[Observation]) -> Self {
         let known = observations.iter().filter_map(|it| Some((it.rates, it.memory?)));
-        let before = known.clone().map(|(_, (before, _))| before);
-        let base = before.reduce(f64::min).unwrap_or(0.0);
-        let each = |of: fn(&Rates) -> f64| {
-            let counted = known.clone().map(|(rates, (_, joined))| (of(&rates), joined));
-            let most = counted.max_by(|a, b| a.0.total_cmp(&b.0));
-            most.filter(|(sessions, _)| *sessions > 0.0)
-                .map_or(0.0, |(sessions, joined)| ((joined - base) / sessions).max(0.0))
+        let base = known.clone().map(|(_, (before, _))| before).reduce(f64::min).unwrap_or(0.0);
+        let are_only_there =
+            |rates: &Rates| rates.received == 0.0 && rates.joins == 0.0 && rates.told_of > 0.0;
+        let equations = known.filter(|(rates, _)| are_only_there(rates)).map(|(rates, memory)| {
+            let plain = rates.sessions - rates.browsers;
+            let amounts = vec![plain, rates.browsers, rates.told_of];
+            Equation { amounts, cost: memory.1 - base }
+        });
+        let [session, browser, told] = fit::costs(&equations.collect::<Vec<_>>(), 3)[..] else {
+            unreachable!("as many costs as unknowns");
         };
-        let session = each(|rates| rates.sessions - rates.browsers);
-        Self { base, session, browser: each(|rates| rates.browsers) }
+        Self { base, session, browser, told }
     }
 }
 

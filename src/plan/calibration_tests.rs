@@ -39,6 +39,8 @@ fn observations(off: impl Fn(usize) -> f64) -> Vec<Observation> {
         traversals,
         sessions,
         heartbeats: sessions / 41.25,
+        // In channels of ten, but for one run.
+        told_of: sessions * if sessions == 300.0 { 299.0 } else { 9.0 },
         joins,
         ..Rates::default()
     };
@@ -55,6 +57,7 @@ fn observations(off: impl Fn(usize) -> f64) -> Vec<Observation> {
         rates(2_000.0, 8_000.0, 1.6e6, 8_000.0, 200.0, 0.0),
         rates(50.0, 2_500.0, 4e5, 2_500.0, 51.0, 0.0),
         rates(400.0, 8_000.0, 1.3e6, 8_000.0, 51.0, 0.0),
+        rates(0.0, 0.0, 0.0, 0.0, 300.0, 0.0),
         browsers(rates(0.0, 0.0, 0.0, 0.0, 200.0, 0.0)),
         browsers(rates(0.0, 0.0, 0.0, 0.0, 50.0, 10.0)),
         browsers(rates(50.0, 5_000.0, 8e5, 5_000.0, 101.0, 0.0)),
@@ -85,6 +88,7 @@ fn the_costs_behind_the_runs_are_found() {
     near(model.modes[BROWSERS].copy_ns, 1_000.0);
     near(model.memory_session_bytes, 50e3);
     near(model.memory_browser_bytes, 80e3);
+    near(model.memory_told_bytes, 100.0);
     near(model.memory_base_bytes, 10e6);
 }
 

@@ -105,6 +105,8 @@ fn demand(before: Reading, after: Reading, seconds: f64, mode: &str) -> Option<D
         traversals: rate(|it| it.traversals)?,
         sessions: after.sessions,
         heartbeats: after.sessions * HEARTBEATS,
+        // They have been there for a while.
+        told_of: 0.0,
         browsers: if are_browsers { after.sessions } else { 0.0 },
         joins: 0.0,
         browser_joins: 0.0,

@@ -43,6 +43,8 @@ pub struct Rates {
     pub sessions: f64,
     /// Of these, browsers.
     pub browsers: f64,
+    /// Others in its channel, of each session together: whom it was told of when they joined.
+    pub told_of: f64,
     /// Heartbeats, which are what a session costs that is only there.
     pub heartbeats: f64,
     /// Joins.
@@ -93,6 +95,9 @@ pub struct Model {
     pub memory_session_bytes: f64,
     /// Memory of a browser's, bytes.
     pub memory_browser_bytes: f64,
+    /// What a session was told of another, and is kept until its next heartbeat acknowledges it,
+    /// bytes.
+    pub memory_told_bytes: f64,
 }
 
 /// What depends on the encryption.
@@ -157,6 +162,7 @@ impl Rates {
             sessions,
             heartbeats: sessions * HEARTBEATS,
             browsers: browsers * sessions,
+            told_of: hearers * sessions,
             joins,
             browser_joins: browsers * joins,
         }
@@ -183,6 +189,7 @@ impl Rates {
             traversals: self.traversals * factor,
             sessions: self.sessions * factor,
             browsers: self.browsers * factor,
+            told_of: self.told_of * factor,
             heartbeats: self.heartbeats * factor,
             joins: self.joins * factor,
             browser_joins: self.browser_joins * factor,
@@ -199,6 +206,7 @@ impl Rates {
             traversals: self.traversals + other.traversals,
             sessions: self.sessions + other.sessions,
             browsers: self.browsers + other.browsers,
+            told_of: self.told_of + other.told_of,
             heartbeats: self.heartbeats + other.heartbeats,
             joins: self.joins + other.joins,
             browser_joins: self.browser_joins + other.browser_joins,
@@ -253,11 +261,12 @@ impl Model {
         Term { name: "wake-ups after a pause", amount, each_ns, cores }
     }
 
-    /// Memory that a process with these sessions has, bytes.
+    /// Memory that a process with these sessions has when all have just joined, bytes.
     pub fn memory_bytes(&self, rates: &Rates) -> f64 {
         self.memory_base_bytes
             + self.memory_session_bytes * (rates.sessions - rates.browsers)
             + self.memory_browser_bytes * rates.browsers
+            + self.memory_told_bytes * rates.told_of
     }
 
     /// The sum of [`Model::terms`], in cores.

@@ -26,6 +26,7 @@ pub(in crate::plan) fn round_model() -> Model {
         memory_base_bytes: 10e6,
         memory_session_bytes: 50e3,
         memory_browser_bytes: 80e3,
+        memory_told_bytes: 100.0,
     }
 }
 

@@ -39,6 +39,8 @@ pub fn calibration(calibration: &Calibration) -> String {
     lines.push(("memory, nobody there".to_owned(), unit::bytes(model.memory_base_bytes)));
     lines.push(("memory of a session".to_owned(), unit::bytes(model.memory_session_bytes)));
     lines.push(("memory of a browser's".to_owned(), unit::bytes(model.memory_browser_bytes)));
+    let told = unit::bytes(model.memory_told_bytes);
+    lines.push(("memory of what one is told of another".to_owned(), told));
     let mut text = String::from("costs on this host, processor time of the server:\n");
     text += &pairs(&lines);
     text += "fitted to:\n";
@@ -298,7 +300,7 @@ pub fn steps(answer: &Answer) -> Vec<String> {
         ));
     }
     steps.push(format!(
-        "memory: {} with nobody there + {} for {} sessions = {}",
+        "memory: {} with nobody there + {} for {} sessions that have just joined = {}",
         unit::bytes(answer.memory_base_bytes),
         unit::bytes(answer.memory_bytes - answer.memory_base_bytes),
         n(answer.rates.sessions),
