@@ -270,16 +270,18 @@ impl LoadArgs {
             self.grants.is_none() && self.token_key.is_none() && self.token_key_file.is_none();
         let control = match ControlAccess::load(&flags) {
             Ok(control) => Some(control),
-            Err(error) if asks => return Err(error.into()),
+            Err(error) if asks || self.control_secret_file.is_some() => return Err(error.into()),
             Err(_) => None,
         };
         let grants = self.ways_in(control.as_ref())?;
         let metrics = match &self.server_metrics {
             Some(url) => {
-                // Only a secret that is given: where it would go is given too.
+                let metrics = parse_url(url)?;
+                // It goes to control, and nowhere else unless control is not asked for grants.
                 let given = self.control_secret.is_some() || self.control_secret_file.is_some();
-                let secret = control.as_ref().filter(|_| given).map(|it| it.secret.clone());
-                Some(Metrics { secret, ..parse_url(url)? })
+                let known = control.as_ref();
+                let secret = known.filter(|it| it.address == metrics.address || (given && !asks));
+                Some(Metrics { secret: secret.map(|it| it.secret.clone()), ..metrics })
             }
             None => control.as_ref().map(|control| Metrics {
                 address: control.address,

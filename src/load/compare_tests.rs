@@ -138,10 +138,12 @@ fn a_fault_that_grows_is_seen_and_one_that_comes_now_and_then_is_not() {
         (undecryptable, 1, 100_000, true),
         (undecryptable, 10, 13, false),
         (duplicated, 0, 40_000, true),
-        (duplicated, 0, 3, false),
-        (reordered, 100, 200, true),
+        // A packet has forty copies.
+        (duplicated, 0, 3 * 40, false),
+        (reordered, 0, 40, false),
+        (reordered, 100, 300, true),
         (reordered, 400, 500, false),
-        (foreign, 0, 40, true),
+        (foreign, 0, 400, true),
     ] {
         let [a, b] = [of_a, of_b].map(|count| {
             let mut result = base.clone();

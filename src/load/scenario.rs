@@ -27,6 +27,10 @@ pub const PAYLOAD_BYTES_MAX: u16 = (PLAIN_BYTES_MAX - HEADER_BYTES - 12) as u16;
 /// Most packets a second of one source; a camera of 8 Mbit/s sends 900.
 const PACKETS_PER_SECOND_MAX: u32 = 10_000;
 
+/// Longest time between heartbeats, seconds: servers end sessions that are silent for longer than
+/// two of the intervals that they ask for.
+const HEARTBEAT_S_MAX: u32 = 80;
+
 /// A checked scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked")]
@@ -42,6 +46,7 @@ pub struct Scenario {
     /// How many clients start to join each second, before the warm-up.
     pub joins_per_second: u32,
     /// Seconds between a client's heartbeats; `None` for as many as the server asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat_s: Option<u32>,
     /// Name of the encryption mode that all on plain UDP select (protocol.md §2.4).
     pub mode: String,
@@ -267,8 +272,8 @@ impl Scenario {
         if self.joins_per_second == 0 {
             return meaning("joins_per_second must be at least 1".to_owned());
         }
-        if self.heartbeat_s == Some(0) {
-            return meaning("heartbeat_s must be at least 1".to_owned());
+        if self.heartbeat_s.is_some_and(|seconds| !(1..=HEARTBEAT_S_MAX).contains(&seconds)) {
+            return meaning(format!("heartbeat_s must be 1 to {HEARTBEAT_S_MAX}"));
         }
         if Mode::from_name(&self.mode).is_none() {
             let known: Vec<_> = Mode::ALL.iter().map(|mode| mode.name()).collect();

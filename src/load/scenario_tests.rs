@@ -53,6 +53,7 @@ fn nonsense_is_refused_with_its_name() {
         ("mode = \"plain\"", "plain"),
         ("duration_s = 0", "duration_s"),
         ("heartbeat_s = 0", "heartbeat_s"),
+        ("heartbeat_s = 81", "heartbeat_s"),
         ("x = 1", "`x`"),
         ("srtp_profile = \"null\"", "`null`"),
     ] {
