@@ -192,9 +192,9 @@ mod tests {
         let start = std::sync::Barrier::new(8);
         std::thread::scope(|scope| {
             let looking = || {
-                let executor = Executor::new("mine", None).unwrap();
+                let executor = Executor::new("mine", None);
                 start.wait();
-                executor.find_ring().is_some()
+                executor.unwrap().find_ring().is_some()
             };
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(looking)).collect();
             assert!(threads.into_iter().all(|thread| thread.join().unwrap()));

@@ -58,7 +58,9 @@ pub struct Answer {
     pub waking: Term,
     /// Of each of these wake-ups, nanoseconds: what it takes by itself, and for each hearer.
     pub wake_ns: (f64, f64),
-    /// What waking up takes a shard at most, cores: that, or the costliest channel's own.
+    /// What waking up takes each shard, if they have equal parts of all.
+    pub each_waking: Term,
+    /// What waking up takes a shard at most, cores.
     pub waking_at_most: f64,
     /// What it takes all shards, cores.
     pub waking_cores: f64,
@@ -74,6 +76,8 @@ pub struct Answer {
     pub memory_bytes: f64,
     /// Of it, what the process has when nobody is there.
     pub memory_base_bytes: f64,
+    /// And what a session adds, a browser, and what one is told of another.
+    pub memory_each_bytes: [f64; 3],
     /// Resources, that which ends first in front.
     pub uses: Vec<Use>,
 }
@@ -168,6 +172,7 @@ impl Answer {
         let mut traffic = Traffic::default();
         let (mut terms, mut cores_busy) = (Vec::new(), 0.0);
         let (mut largest_cores, mut largest_waking) = (0.0f64, 0.0f64);
+        let mut largest_alone = 0.0f64;
         let mut largest_members = 0.0f64;
         let unknown = |mode: &str| {
             let known: Vec<_> = model.modes.keys().map(String::as_str).collect();
@@ -180,7 +185,9 @@ impl Answer {
             terms.push((name.clone(), of_all));
             let one = model.cores(mode, each).ok_or_else(|| unknown(mode))?;
             largest_cores = largest_cores.max(one);
-            largest_waking = largest_waking.max(model.waking(each).cores);
+            let own_waking = model.waking(each).cores;
+            largest_waking = largest_waking.max(own_waking);
+            largest_alone = largest_alone.max(one + own_waking);
             largest_members = largest_members.max(*members);
             rates = rates.plus(all);
             let encryption = Encryption::from_name(mode).ok_or_else(|| unknown(mode))?;
@@ -188,17 +195,21 @@ impl Answer {
             traffic.bits_in += kind.bits_in;
             traffic.bits_out += kind.bits_out;
         }
-        // A shard wakes up whatever it carries: at most as often as one that has all bursts, or for
-        // as much as the channel that wakes it for most hearers, which others do not warm.
         let waking = model.waking(&rates);
-        let at_most = waking.cores.max(largest_waking);
-        let shards =
-            model::shards(cores_busy, largest_cores, usable - at_most).filter(|_| usable > at_most);
+        let at_most = waking_at_most(&demands, model);
+        let channels: f64 = demands.iter().map(|demand| demand.count).sum();
+        // Each on a shard of its own fits if each fits alone, and no order needs more than that.
+        let apart =
+            (largest_alone <= usable).then_some(channels.ceil().min(u32::MAX.into()) as u32);
+        let room = usable - at_most;
+        let together = model::shards(cores_busy, largest_cores, room).filter(|_| room > 0.0);
+        let shards = apart.map(|apart| together.map_or(apart, |together| together.min(apart)));
+        let shards = shards.map(|shards| shards.max(1));
         let count = f64::from(shards.unwrap_or(1));
-        let of_shard = model.waking(&rates.times(1.0 / count)).cores;
+        let each_waking = model.waking(&rates.times(1.0 / count));
+        let of_shard = each_waking.cores;
         let waking_cores = (count - 1.0) * of_shard + of_shard.max(largest_waking);
         cores_busy += waking_cores;
-        largest_cores += largest_waking;
         let memory_bytes = model.memory_bytes(&rates);
         let mut answer = Self {
             name,
@@ -209,14 +220,20 @@ impl Answer {
             terms,
             waking,
             wake_ns: (model.wake_ns, model.cold_ns),
+            each_waking,
             waking_at_most: at_most,
             waking_cores,
             base_cores: model.base_cores,
             cores_busy: cores_busy + model.base_cores,
-            largest_cores,
+            largest_cores: largest_alone,
             shards,
             memory_bytes,
             memory_base_bytes: model.memory_base_bytes,
+            memory_each_bytes: [
+                model.memory_session_bytes,
+                model.memory_browser_bytes,
+                model.memory_told_bytes,
+            ],
             uses: Vec::new(),
         };
         answer.uses = answer.uses(largest_members, usable, resources);
@@ -267,6 +284,19 @@ impl Answer {
     pub fn fits(&self) -> bool {
         self.shards.is_some() && self.uses.iter().all(|it| it.share() <= 1.0)
     }
+}
+
+/// What waking up takes a shard at most, cores, whichever channels it has: most if it has all those
+/// with many hearers and none that wakes it for fewer. Others' packets warm no key of theirs.
+fn waking_at_most(demands: &[Demand], model: &Model) -> f64 {
+    let mut kinds: Vec<_> = demands.iter().map(|it| it.each.times(it.count)).collect();
+    kinds.sort_by(|a, b| b.hearers().total_cmp(&a.hearers()));
+    let mut so_far = Rates::default();
+    let waking = kinds.into_iter().map(|kind| {
+        so_far = so_far.plus(kind);
+        model.waking(&so_far).cores
+    });
+    waking.fold(0.0, f64::max)
 }
 
 /// How the answer changes when one input doubles, or halves.
@@ -426,6 +456,30 @@ mod tests {
         assert_eq!(growth.len(), 3);
         assert!((growth[1].1 - asked.cores_busy).abs() < 1e-9, "{growth:?} {asked:?}");
         assert!(growth[2].1 > growth[1].1);
+    }
+
+    #[test]
+    fn channels_that_fit_a_shard_each_need_no_more_shards_than_there_are() {
+        // Each takes two fifths of a core; awake for all of them a shard has room for none.
+        let model = Model { cold_ns: 2_000.0, ..round_model() };
+        let stages = |count| Answer::of(&guild(count, 2_000), &model, 0.5, &host()).unwrap();
+        let one = stages(1);
+        assert!(one.shards == Some(1) && one.fits(), "{one:?}");
+        for count in [2, 3] {
+            let answer = stages(count);
+            assert_eq!(answer.shards, Some(count));
+            assert!((answer.cores_busy - f64::from(count) * one.cores_busy).abs() < 0.05);
+        }
+    }
+
+    #[test]
+    fn a_shard_may_have_all_that_have_many_hearers() {
+        let model = Model { cold_ns: 3_000.0, ..round_model() };
+        let mut mixed = guild(2, 401);
+        let stages = Answer::of(&mixed, &model, 0.2, &host()).unwrap().waking.cores;
+        mixed.channels.push(Channels { count: 100, ..Channels::of(5) });
+        let answer = Answer::of(&mixed, &model, 0.2, &host()).unwrap();
+        assert!(answer.waking.cores < stages && answer.waking_at_most >= stages);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
 use crate::load::{RunResult, Scenario, machine, result::Sending};
 
 /// Version of this format. A reader refuses any other.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// Its file in the state directory.
 pub const CALIBRATION_FILE: &str = "calibration.json";

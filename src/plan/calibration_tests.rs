@@ -192,7 +192,7 @@ fn a_calibration_is_of_one_host_and_one_format() {
     assert_ne!(beside, path);
     assert_eq!(Calibration::read(&path, None).unwrap(), good);
     assert_eq!(Calibration::read(&beside, None).unwrap(), calibration);
-    let newer = fs::read_to_string(&path).unwrap().replacen("\"format\": 3", "\"format\": 4", 1);
+    let newer = fs::read_to_string(&path).unwrap().replacen("\"format\": 4", "\"format\": 5", 1);
     fs::write(&path, newer).unwrap();
-    assert!(Calibration::read(&path, None).unwrap_err().to_string().contains("format is 4"));
+    assert!(Calibration::read(&path, None).unwrap_err().to_string().contains("format is 5"));
 }

@@ -95,10 +95,13 @@ fn uses(answer: &Answer) -> Figure {
 fn costs(answer: &Answer) -> Figure {
     let mut sums: Vec<(&str, f64)> = Vec::new();
     let all = answer.terms.iter().flat_map(|(_, terms)| terms);
-    for term in all.chain([&answer.waking]) {
-        match sums.iter_mut().find(|(name, _)| *name == term.name) {
-            Some((_, cores)) => *cores += term.cores,
-            None => sums.push((term.name, term.cores)),
+    for (name, cores) in all.map(|term| (term.name, term.cores)).chain([
+        (answer.waking.name, answer.waking_cores),
+        ("with nobody there", answer.base_cores),
+    ]) {
+        match sums.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, sum)) => *sum += cores,
+            None => sums.push((name, cores)),
         }
     }
     let most = sums.iter().map(|(_, cores)| *cores).fold(0.0, f64::max);

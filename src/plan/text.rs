@@ -251,6 +251,7 @@ pub fn steps(answer: &Answer) -> Vec<String> {
     let each = answer.demands.iter().zip(&answer.terms);
     let largest = each.map(|(demand, (_, terms))| linear(terms) / demand.count).fold(0.0, f64::max);
     let waking = &answer.waking;
+    let channels: f64 = answer.demands.iter().map(|demand| demand.count).sum();
     let usable = 1.0 - answer.headroom - answer.waking_at_most;
     steps.push(format!("all channels: {} cores; the costliest of them {}", n(total), n(largest)));
     let (wake_ns, cold_ns) = answer.wake_ns;
@@ -264,12 +265,15 @@ pub fn steps(answer: &Answer) -> Vec<String> {
     ));
     if answer.waking_at_most > waking.cores {
         let alone = n(answer.waking_at_most);
-        steps.push(format!("one with the channel alone that wakes it for most: {alone} cores"));
+        steps.push(format!("one with those alone that wake it for most hearers: {alone} cores"));
     }
     let may = unit::percent(1.0 - answer.headroom);
     steps.push(format!("of each core {may} may be used: {} for channels", n(usable)));
     steps.push(match answer.shards {
         Some(1) if total <= usable => format!("{} ≤ {}: one shard is enough", n(total), n(usable)),
+        Some(shards) if f64::from(shards) >= channels => {
+            format!("each channel fits a shard alone: no more than {shards} shards")
+        }
         Some(shards) => format!(
             "channels come in any order, each to the shard with the least to do: \
              ({total} − {largest}) / ({usable} − {largest}), rounded up: {shards} shards",
@@ -280,6 +284,14 @@ pub fn steps(answer: &Answer) -> Vec<String> {
         None => format!("{} ≥ {}: it fits no shard", n(largest), n(usable)),
     });
     let Some(count) = answer.shards else { return steps };
+    let each = &answer.each_waking;
+    steps.push(format!(
+        "with equal parts of all each shard wakes up {}/s × {} = {} cores; one has at least the \
+         costliest channel's",
+        n(each.amount),
+        unit::duration(each.each_ns),
+        n(each.cores)
+    ));
     steps.push(format!(
         "cores busy: {} for channels + {} for waking {} + {} with nobody there = {}",
         n(total),
@@ -299,11 +311,15 @@ pub fn steps(answer: &Answer) -> Vec<String> {
             unit::bits_per_second(on_the_wire(packets, bits))
         ));
     }
+    let Rates { sessions, browsers, told_of, .. } = answer.rates;
+    let [session, browser, told] = answer.memory_each_bytes.map(unit::bytes);
     steps.push(format!(
-        "memory: {} with nobody there + {} for {} sessions that have just joined = {}",
+        "memory: {} with nobody there + {} sessions × {session} + {} browsers × {browser} + {} others \
+         that they were told of when all joined × {told} = {}",
         unit::bytes(answer.memory_base_bytes),
-        unit::bytes(answer.memory_bytes - answer.memory_base_bytes),
-        n(answer.rates.sessions),
+        n(sessions - browsers),
+        n(browsers),
+        n(told_of),
         unit::bytes(answer.memory_bytes)
     ));
     steps
@@ -418,7 +434,7 @@ mod tests {
             "(0.978 − 0.0163) / (0.49 − 0.0163), rounded up: 3 shards",
             "5,000/s × (160 B of payload + 72 around it) × 8 = 9.28 Mbit/s out",
             "for waking all shards + 0.001 with nobody there = ",
-            "9.54 MiB with nobody there + ",
+            "9.54 MiB with nobody there + 6,060 sessions × 48.8 KiB + 0 browsers",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
