@@ -390,8 +390,12 @@ mod tests {
         let answer = answer(&guild(60, 101));
         // One channel: 50 × 5 + 5,000 × (1 + 2) µs, 808,000 ns, 101 / 41.25 × 100 µs.
         let one = 0.000_25 + 0.015 + 0.000_808 + 101.0 / 41.25 * 1e-4;
-        // Waking: 50 bursts of one channel, 3,000 of all on one shard, 1,000 on each of three.
-        let waking = |bursts: f64| bursts / (1.0 + 0.01 * bursts) * 1e-4;
+        // Waking: 50 bursts of one channel, 3,000 of all on one shard, 1,000 on each of three, and
+        // the heartbeats of those who hear them.
+        let waking = |bursts: f64| {
+            let all = bursts * (1.0 + 101.0 / 41.25 / 50.0);
+            all / (1.0 + 0.01 * all) * 1e-4
+        };
         assert!((answer.largest_cores - one - waking(50.0)).abs() < 1e-12);
         assert_eq!(answer.shards, Some(3));
         assert!((59.0 * one) / (0.5 - waking(3_000.0) - one) > 2.0);

@@ -189,6 +189,7 @@ fn fitting(seconds: u32) -> Vec<Scenario> {
         scenario("one voice to 10", seconds, aes, speech(1, 1, 10, 160)),
         scenario("ten voices to 30", seconds, aes, speech(1, 10, 30, 160)),
         scenario("one voice to 100", seconds, aes, speech(1, 1, 100, 160)),
+        scenario("one voice to 300", seconds, aes, speech(1, 1, 300, 160)),
         scenario("four voices to 100", seconds, aes, speech(1, 4, 100, 160)),
         scenario("one voice to 100, long packets", seconds, aes, speech(1, 1, 100, 1_000)),
         scenario("pairs", seconds, aes, speech(20, 2, 0, 160)),

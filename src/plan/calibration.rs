@@ -360,7 +360,11 @@ impl Residual {
         let rates = Rates { sessions, browsers, heartbeats, ..all };
         let mut residual = Self::with(model, observation, rates);
         // As in an answer, for the one shard there is.
-        let own = |channels| model.waking(&Rates::of_channel(channels, model.separate)).cores;
+        let own = |channels| {
+            let own = Rates::of_channel(channels, model.separate);
+            let heartbeats = self::heartbeats(scenario, own.sessions);
+            model.waking(&Rates { heartbeats, ..own }).cores
+        };
         let largest = profile.channels.iter().map(own).fold(0.0, f64::max);
         residual.predicted += (largest - model.waking(&rates).cores).max(0.0);
         residual

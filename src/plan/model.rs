@@ -21,6 +21,9 @@ pub const ETHERNET_BYTES: f64 = 38.0;
 /// Heartbeats a second of a session.
 pub const HEARTBEATS: f64 = 1_000.0 / HEARTBEAT_INTERVAL_MS as f64;
 
+/// Checks a second of a browser, that it is still heard (docs/load.md).
+const CHECKS: f64 = 0.2;
+
 /// How long a shard that has slept stays warm, seconds: of packets that come so soon after others
 /// most find it awake and its memory in the caches. Least squares cannot find it, for costs hang on
 /// it in no straight line; of 2 to 40 ms this one predicted best (docs/decisions.md).
@@ -168,15 +171,21 @@ impl Rates {
         }
     }
 
-    /// How many of the bursts find a shard asleep that has all of this to do. Of bursts that come
-    /// more often fewer do, as a counter misses particles while it is dead: b / (1 + b·t).
-    pub fn wakes(&self) -> f64 {
-        self.bursts / (1.0 + self.bursts * WARM_S)
+    /// What comes for a shard that may be asleep: bursts, heartbeats, browsers' checks.
+    fn arrivals(&self) -> f64 {
+        self.bursts + self.heartbeats + self.browsers * CHECKS
     }
 
-    /// Of a packet, on average.
+    /// How many of these find a shard asleep that has all of this to do. Of what comes more often
+    /// less does, as a counter misses particles while it is dead: b / (1 + b·t).
+    pub fn wakes(&self) -> f64 {
+        self.arrivals() / (1.0 + self.arrivals() * WARM_S)
+    }
+
+    /// Hearers of what wakes it, on average: a burst has as many as a packet has, all else none.
     pub fn hearers(&self) -> f64 {
-        if self.received > 0.0 { self.copies / self.received } else { 0.0 }
+        let of_packet = if self.received > 0.0 { self.copies / self.received } else { 0.0 };
+        of_packet * self.bursts / self.arrivals().max(f64::MIN_POSITIVE)
     }
 
     /// So many times as much.

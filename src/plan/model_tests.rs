@@ -99,9 +99,13 @@ fn who_is_busy_seldom_wakes_up() {
 fn a_packet_that_wakes_a_shard_costs_more_for_each_hearer() {
     let model = Model { cold_ns: 2_000.0, ..round_model() };
     let channel = Channels { speaking: 2.0, ..Channels::of(101) };
+    let packets = Rates { heartbeats: 0.0, ..Rates::of_channel(&channel, 0.0) };
     // 100 packets, of which half find it asleep: 50 × (100 + 100 × 2) µs.
-    let waking = model.waking(&Rates::of_channel(&channel, 0.0));
+    let waking = model.waking(&packets);
     assert!((waking.cores - 0.015).abs() < 1e-12, "{waking:?}");
+    // As many heartbeats: 200 things, of which a third do, and half of these have hearers.
+    let waking = model.waking(&Rates { heartbeats: 100.0, ..packets });
+    assert!((waking.cores - 200.0 / 3.0 * (100.0 + 50.0 * 2.0) * 1e-6).abs() < 1e-12);
 }
 
 #[test]
