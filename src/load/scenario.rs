@@ -448,7 +448,8 @@ impl Default for Channels {
     }
 }
 
-fn profile_named(name: &str) -> Option<Profile> {
+/// The SRTP profile with this name in the registry of DTLS.
+pub fn profile_named(name: &str) -> Option<Profile> {
     Profile::PREFERRED.into_iter().find(|profile| profile.name() == name)
 }
 

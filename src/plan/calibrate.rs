@@ -15,6 +15,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
     calibration::{Calibration, CalibrationError, FORMAT, Host, Observation, Residual, fit},
+    model::CHECKS_S,
     text,
 };
 use crate::{
@@ -43,10 +44,6 @@ const TRY_AFTER: Duration = Duration::from_secs(3);
 /// Times that every run is played, all of them in turn, so that minutes in which somebody else has
 /// the machine's caches spoil one of each and not all of one. The middle one counts.
 const ROUNDS: usize = 3;
-
-/// Seconds between two of a browser's checks (docs/load.md), and between the heartbeats of those
-/// who are only there.
-const CHECKS_S: u32 = 5;
 
 /// Seconds of play before anything counts.
 const WARMUP_S: u32 = 1;

@@ -4,7 +4,7 @@
 
 use crate::{
     crypto::{Mode, Profile},
-    load::scenario::CHROMIUM_PROFILE,
+    load::scenario::{CHROMIUM_PROFILE, profile_named},
 };
 
 /// What members of a channel carry media with.
@@ -30,8 +30,7 @@ impl Encryption {
 
     /// By its name.
     pub fn from_name(name: &str) -> Option<Self> {
-        let profile = || Profile::PREFERRED.into_iter().find(|profile| profile.name() == name);
-        Mode::from_name(name).map(Self::Udp).or_else(|| profile().map(Self::Browsers))
+        Mode::from_name(name).map(Self::Udp).or_else(|| profile_named(name).map(Self::Browsers))
     }
 
     /// Every name, for those who ask for another.

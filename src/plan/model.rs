@@ -21,8 +21,8 @@ pub const ETHERNET_BYTES: f64 = 38.0;
 /// Heartbeats a second of a session.
 pub const HEARTBEATS: f64 = 1_000.0 / HEARTBEAT_INTERVAL_MS as f64;
 
-/// Checks a second of a browser, that it is still heard (docs/load.md).
-const CHECKS: f64 = 0.2;
+/// Seconds between two of a browser's checks that it is still heard, on average (docs/load.md).
+pub const CHECKS_S: u32 = 5;
 
 /// How long a shard that has slept stays warm, seconds: of packets that come so soon after others
 /// most find it awake and its memory in the caches. Least squares cannot find it, for costs hang on
@@ -173,7 +173,7 @@ impl Rates {
 
     /// What comes for a shard that may be asleep: bursts, heartbeats, browsers' checks.
     fn arrivals(&self) -> f64 {
-        self.bursts + self.heartbeats + self.browsers * CHECKS
+        self.bursts + self.heartbeats + self.browsers / f64::from(CHECKS_S)
     }
 
     /// How many of these find a shard asleep that has all of this to do. Of what comes more often
