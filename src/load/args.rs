@@ -207,6 +207,19 @@ impl LoadArgs {
             profile => profile.to_owned(),
         });
         set(&mut scenario.srtp_profile, profile);
+        if self.scenario.is_none() {
+            // What is searched for changes from step to step.
+            let first = &scenario.channels[0];
+            match self.find_max {
+                Some(Dimension::Listeners) => {
+                    scenario.name = format!("{} speaking", first.speakers)
+                }
+                Some(Dimension::Speakers) => {
+                    scenario.name = format!("{} listening", first.listeners)
+                }
+                Some(Dimension::Channels) | None => {}
+            }
+        }
         let changes = self.changes();
         if !changes.is_empty() {
             // A file's name speaks of what is in the file, and without one of members alone.
@@ -255,8 +268,9 @@ impl LoadArgs {
             ("--sender-transport", transport(self.sender_transport)),
             ("--srtp-profile", self.srtp_profile.clone()),
         ];
-        let given =
-            flags.into_iter().filter_map(|(flag, value)| Some(format!("{flag} {}", value?)));
+        let searched = self.find_max.map(|dimension| format!("--{}", dimension.name()));
+        let flags = flags.into_iter().filter(|(flag, _)| Some(*flag) != searched.as_deref());
+        let given = flags.filter_map(|(flag, value)| Some(format!("{flag} {}", value?)));
         given.collect::<Vec<_>>().join(" ")
     }
 
@@ -465,6 +479,10 @@ mod tests {
         assert_eq!(name(&plain), "1 speaking, 4 listening");
         let changed = [&plain[..], &["--channels", "200", "--mode", "xchacha"]].concat();
         assert_eq!(name(&changed), "1 speaking, 4 listening (with --channels 200 --mode xchacha)");
+        let raised = [&changed[..], &["--find-max", "channels"]].concat();
+        assert_eq!(name(&raised), "1 speaking, 4 listening (with --mode xchacha)");
+        assert_eq!(name(&[&plain[..], &["--find-max", "listeners"]].concat()), "1 speaking");
+        assert_eq!(name(&[&plain[..], &["--find-max", "speakers"]].concat()), "4 listening");
     }
 
     #[test]
@@ -509,6 +527,8 @@ mod tests {
         let scenario = load.scenario().unwrap();
         assert_eq!((scenario.channels[0].listeners, scenario.warmup_s), (7, 0));
         assert_eq!(scenario.name, "x (with --listeners 7)");
+        let raised = parse(&[path, "--listeners", "7", "--find-max", "listeners"]).unwrap();
+        assert_eq!(raised.scenario().unwrap().name, "x");
         assert_eq!(parse(&[path, "--duration", "9"]).unwrap().scenario().unwrap().name, "x");
         assert!(parse(&[path, "--mode", "plain"]).unwrap().scenario().is_err());
     }

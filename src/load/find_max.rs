@@ -68,7 +68,8 @@ struct Failing {
 }
 
 impl Dimension {
-    fn name(self) -> &'static str {
+    /// Its name, in results and as a flag.
+    pub fn name(self) -> &'static str {
         match self {
             Dimension::Listeners => "listeners",
             Dimension::Speakers => "speakers",

@@ -8,7 +8,7 @@ use super::{
     endpoint::{EndpointError, Trust},
     grants::{Grants, GrantsError},
 };
-use crate::{config::ControlAccess, ring::RingError};
+use crate::{config::ControlAccess, grant::GrantError, ring::RingError};
 
 /// Time for threads to end in.
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(20);
@@ -87,6 +87,48 @@ pub enum RunError {
     Died,
 }
 
+impl RunError {
+    /// Whether it may go well the next time, on a machine that is less busy.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NobodyJoined(_) | Self::System { .. } => true,
+            Self::Grants(GrantsError::Control(error)) => {
+                matches!(error, GrantError::NoServer { .. } | GrantError::Refused { .. })
+            }
+            // Of a ring that is gone the kernel gives memory back when it gets to it.
+            Self::Ring(error) => matches!(error, RingError::LockedMemory { .. }),
+            Self::Grants(_)
+            | Self::Endpoint(_)
+            | Self::Certificate(_)
+            | Self::OpenFiles { .. }
+            | Self::BoundElsewhere(_)
+            | Self::Died => false,
+        }
+    }
+}
+
 pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::System { what, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_other_work_on_the_machine_may_have_done_may_pass() {
+        let memory = RingError::LockedMemory { what: "a ring", limit: "64 KiB".to_owned() };
+        let secret = GrantError::WrongSecret(([127, 0, 0, 1], 1).into());
+        let nobody = RunError::NobodyJoined("no answer in time".to_owned());
+        assert!(nobody.may_pass() && RunError::Ring(memory).may_pass());
+        for error in [
+            RunError::Ring(RingError::Absent),
+            RunError::Grants(GrantsError::Control(secret)),
+            RunError::Grants(GrantsError::Nobody),
+            RunError::OpenFiles { clients: 2, limit: 1, wanted: 3 },
+            RunError::Died,
+        ] {
+            assert!(!error.may_pass(), "{error}");
+        }
+    }
 }

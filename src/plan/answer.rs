@@ -8,6 +8,7 @@ use super::{
     host::Resources,
     model::{self, Model, Rates, Term, Traffic},
     profile::{Channels, Profile},
+    waking::Waking,
 };
 use crate::limits::{CHANNEL_SESSIONS_MAX, SHARD_SESSIONS_MAX};
 
@@ -22,6 +23,26 @@ pub enum AnswerError {
     /// The headroom leaves nothing.
     #[error("--headroom must be 0 or more percent and less than 100")]
     Headroom,
+}
+
+/// How an encryption is called that was measured.
+///
+/// # Errors
+/// It was not.
+pub fn encryption(mode: &str, model: &Model) -> Result<Encryption, AnswerError> {
+    let measured = Encryption::from_name(mode).filter(|_| model.modes.contains_key(mode));
+    measured.ok_or_else(|| {
+        let known: Vec<_> = model.modes.keys().map(String::as_str).collect();
+        AnswerError::Mode(mode.to_owned(), known.join(", "))
+    })
+}
+
+/// The part of each core that may be used, given the one that is to be left free.
+///
+/// # Errors
+/// That is less than nothing, or all.
+pub fn usable(headroom: f64) -> Result<f64, AnswerError> {
+    if (0.0..1.0).contains(&headroom) { Ok(1.0 - headroom) } else { Err(AnswerError::Headroom) }
 }
 
 /// What is asked of one kind of load.
@@ -54,15 +75,17 @@ pub struct Answer {
     pub traffic: Traffic,
     /// Costs of all channels, term by term and kind by kind.
     pub terms: Vec<(String, Vec<Term>)>,
-    /// What it takes one shard to wake up, if all bursts are its own.
-    pub waking: Term,
-    /// Of each of these wake-ups, nanoseconds: what it takes by itself, and for each hearer.
+    /// What waking up takes one shard that is as busy as it may be, if all bursts are its own.
+    pub waking_when_full: Waking,
+    /// Of each wake-up after a pause, nanoseconds: what it takes by itself, and for each hearer.
     pub wake_ns: (f64, f64),
+    /// What waking up takes a shard at most that is as busy as it may be, cores.
+    pub full_waking_at_most: f64,
     /// What waking up takes each shard, if they have equal parts of all.
-    pub each_waking: Term,
-    /// What waking up takes a shard at most, cores.
-    pub waking_at_most: f64,
-    /// What it takes all shards, cores.
+    pub each_waking: Waking,
+    /// The same of the one that has the channel for which that is most.
+    pub dearest_waking: Waking,
+    /// What waking up takes all shards, cores.
     pub waking_cores: f64,
     /// What the server takes when nobody is there, cores.
     pub base_cores: f64,
@@ -164,52 +187,44 @@ impl Answer {
         headroom: f64,
         resources: &Resources,
     ) -> Result<Self, AnswerError> {
-        if !(0.0..1.0).contains(&headroom) {
-            return Err(AnswerError::Headroom);
-        }
-        let usable = 1.0 - headroom;
+        let usable = usable(headroom)?;
         let mut rates = Rates::default();
         let mut traffic = Traffic::default();
-        let (mut terms, mut cores_busy) = (Vec::new(), 0.0);
-        let (mut largest_cores, mut largest_waking) = (0.0f64, 0.0f64);
-        let mut largest_alone = 0.0f64;
+        let (mut terms, mut in_channels) = (Vec::new(), 0.0);
+        let (mut largest_cores, mut largest_alone) = (0.0f64, 0.0f64);
         let mut largest_members = 0.0f64;
-        let unknown = |mode: &str| {
-            let known: Vec<_> = model.modes.keys().map(String::as_str).collect();
-            AnswerError::Mode(mode.to_owned(), known.join(", "))
-        };
         for Demand { name, count, each, mode, members } in &demands {
+            let encryption = encryption(mode, model)?;
             let all = each.times(*count);
-            let of_all = model.terms(mode, &all).ok_or_else(|| unknown(mode))?;
-            cores_busy += of_all.iter().map(|term| term.cores).sum::<f64>();
+            let of_all = model.terms(mode, &all).expect("the mode is known");
+            in_channels += of_all.iter().map(|term| term.cores).sum::<f64>();
             terms.push((name.clone(), of_all));
-            let one = model.cores(mode, each).ok_or_else(|| unknown(mode))?;
+            let one = model.cores(mode, each).expect("the mode is known");
             largest_cores = largest_cores.max(one);
-            let own_waking = model.waking(each).cores;
-            largest_waking = largest_waking.max(own_waking);
-            largest_alone = largest_alone.max(one + own_waking);
+            largest_alone = largest_alone.max(model.waking(each, &[], one).busy);
             largest_members = largest_members.max(*members);
             rates = rates.plus(all);
-            let encryption = Encryption::from_name(mode).ok_or_else(|| unknown(mode))?;
             let kind = all.traffic(encryption);
             traffic.bits_in += kind.bits_in;
             traffic.bits_out += kind.bits_out;
         }
-        let waking = model.waking(&rates);
-        let at_most = waking_at_most(&demands, model);
+        let waking_when_full = model.waking_of_busy(&rates, usable);
+        let at_most = waking_at_most(&demands, model, usable);
         let channels: f64 = demands.iter().map(|demand| demand.count).sum();
         // Each on a shard of its own fits if each fits alone, and no order needs more than that.
         let apart =
             (largest_alone <= usable).then_some(channels.ceil().min(u32::MAX.into()) as u32);
         let room = usable - at_most;
-        let together = model::shards(cores_busy, largest_cores, room).filter(|_| room > 0.0);
+        let together = model::shards(in_channels, largest_cores, room).filter(|_| room > 0.0);
         let shards = apart.map(|apart| together.map_or(apart, |together| together.min(apart)));
         let shards = shards.map(|shards| shards.max(1));
-        let count = f64::from(shards.unwrap_or(1));
-        let each_waking = model.waking(&rates.times(1.0 / count));
-        let of_shard = each_waking.cores;
-        let waking_cores = (count - 1.0) * of_shard + of_shard.max(largest_waking);
-        cores_busy += waking_cores;
+        // Where none suffice, what it takes is told as if they did.
+        let count = shards.map_or(channels.max(1.0), f64::from);
+        let (of_shard, rest) = (rates.times(1.0 / count), in_channels / count);
+        let each_waking = model.waking(&of_shard, &[], rest);
+        let of_channels: Vec<_> = demands.iter().map(|demand| demand.each).collect();
+        let dearest_waking = model.waking(&of_shard, &of_channels, rest);
+        let waking_cores = (count - 1.0) * each_waking.cores + dearest_waking.cores;
         let memory_bytes = model.memory_bytes(&rates);
         let mut answer = Self {
             name,
@@ -218,13 +233,14 @@ impl Answer {
             rates,
             traffic,
             terms,
-            waking,
+            waking_when_full,
             wake_ns: (model.wake_ns, model.cold_ns),
+            full_waking_at_most: at_most,
             each_waking,
-            waking_at_most: at_most,
+            dearest_waking,
             waking_cores,
             base_cores: model.base_cores,
-            cores_busy: cores_busy + model.base_cores,
+            cores_busy: in_channels + waking_cores + model.base_cores,
             largest_cores: largest_alone,
             shards,
             memory_bytes,
@@ -286,15 +302,17 @@ impl Answer {
     }
 }
 
-/// What waking up takes a shard at most, cores, whichever channels it has: most if it has all those
-/// with many hearers and none that wakes it for fewer. Others' packets warm no key of theirs.
-fn waking_at_most(demands: &[Demand], model: &Model) -> f64 {
+/// What waking up takes a shard at most that is busy for this part of its time, cores, whichever
+/// channels it has: most if it has all those with many hearers and none that wakes it for fewer.
+/// Others' packets warm no key of theirs. If it fits with that much it fits at all, for were it
+/// busier it would wake up less.
+fn waking_at_most(demands: &[Demand], model: &Model, busy: f64) -> f64 {
     let mut kinds: Vec<_> = demands.iter().map(|it| it.each.times(it.count)).collect();
     kinds.sort_by(|a, b| b.hearers().total_cmp(&a.hearers()));
     let mut so_far = Rates::default();
     let waking = kinds.into_iter().map(|kind| {
         so_far = so_far.plus(kind);
-        model.waking(&so_far).cores
+        model.waking_of_busy(&so_far, busy).cores
     });
     waking.fold(0.0, f64::max)
 }
@@ -369,6 +387,8 @@ pub fn growth(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::plan::model::tests::round_model;
 
@@ -391,15 +411,18 @@ mod tests {
         // One channel: 50 × 5 + 5,000 × (1 + 2) µs, 808,000 ns, 101 / 41.25 × 100 µs.
         let one = 0.000_25 + 0.015 + 0.000_808 + 101.0 / 41.25 * 1e-4;
         // Waking: 50 bursts of one channel, 3,000 of all on one shard, 1,000 on each of three, and
-        // the heartbeats of those who hear them.
-        let waking = |bursts: f64| {
-            let all = bursts * (1.0 + 101.0 / 41.25 / 50.0);
-            all / (1.0 + 0.01 * all) * 1e-4
+        // the heartbeats of those who hear them; only what comes while it is not busy.
+        let waking = |bursts: f64, busy: f64| {
+            let all = bursts * (1.0 + 101.0 / 41.25 / 50.0) * (1.0 - busy);
+            all / (1.0 + 0.01 * all) * 1e-4 + all / (1.0 + 0.000_1 * all) * 1e-5
         };
-        assert!((answer.largest_cores - one - waking(50.0)).abs() < 1e-12);
+        let busy =
+            |bursts: f64, rest: f64| (0..100).fold(rest, |busy, _| rest + waking(bursts, busy));
+        assert!((answer.largest_cores - busy(50.0, one)).abs() < 1e-12);
         assert_eq!(answer.shards, Some(3));
-        assert!((59.0 * one) / (0.5 - waking(3_000.0) - one) > 2.0);
-        assert!((answer.cores_busy - 0.001 - 60.0 * one - 3.0 * waking(1_000.0)).abs() < 1e-9);
+        assert!((59.0 * one) / (0.5 - waking(3_000.0, 0.5) - one) > 2.0);
+        let three = 3.0 * busy(1_000.0, 20.0 * one);
+        assert!((answer.cores_busy - 0.001 - three).abs() < 1e-9);
         assert_eq!((answer.rates.copies, answer.rates.sessions), (300_000.0, 6_060.0));
         assert_eq!(answer.traffic.bits_out, 300_000.0 * 232.0 * 8.0);
         assert_eq!(answer.memory_bytes, 10e6 + 6_060.0 * (50e3 + 100.0 * 100.0));
@@ -478,12 +501,12 @@ mod tests {
 
     #[test]
     fn a_shard_may_have_all_that_have_many_hearers() {
-        let model = Model { cold_ns: 3_000.0, ..round_model() };
+        let model = Model { halt_ns: 0.0, cold_ns: 3_000.0, ..round_model() };
         let mut mixed = guild(2, 401);
-        let stages = Answer::of(&mixed, &model, 0.2, &host()).unwrap().waking.cores;
+        let stages = Answer::of(&mixed, &model, 0.2, &host()).unwrap().waking_when_full.cores;
         mixed.channels.push(Channels { count: 100, ..Channels::of(5) });
         let answer = Answer::of(&mixed, &model, 0.2, &host()).unwrap();
-        assert!(answer.waking.cores < stages && answer.waking_at_most >= stages);
+        assert!(answer.waking_when_full.cores < stages && answer.full_waking_at_most >= stages);
     }
 
     #[test]
@@ -509,5 +532,37 @@ mod tests {
         let mut with_a_pair = stage.clone();
         with_a_pair.channels.push(Channels::of(2));
         assert!(cores(&with_a_pair) > cores(&stage));
+    }
+
+    #[test]
+    fn what_fits_no_shard_is_no_cheaper_than_what_just_does() {
+        let model = Model { cold_ns: 1_500.0, ..round_model() };
+        let stages = |members| Answer::of(&guild(10, members), &model, 0.5, &host()).unwrap();
+        let (fit, unfit) = (stages(2_600), stages(2_700));
+        assert!(fit.shards == Some(10) && unfit.shards.is_none(), "{fit:?} {unfit:?}");
+        assert!(unfit.cores_busy > fit.cores_busy, "{} {}", unfit.cores_busy, fit.cores_busy);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        /// Waking up included, and also with a stage that wakes it for many beside pairs that keep
+        /// it busy.
+        #[test]
+        fn one_shard_that_is_enough_is_no_busier_than_it_may_be(
+            stage in 2u32..2_000,
+            pairs in 1u32..1_500,
+            headroom in 0.0f64..0.9,
+            (halt_ns, cold_ns) in (0.0f64..50_000.0, 0.0f64..3_000.0),
+        ) {
+            let model = Model { halt_ns, cold_ns, ..round_model() };
+            let mut mixed = guild(1, stage);
+            mixed.channels.push(Channels { count: pairs, ..Channels::of(2) });
+            let answer = Answer::of(&mixed, &model, headroom, &host()).unwrap();
+            if answer.shards == Some(1) {
+                let busy = answer.cores_busy - answer.base_cores;
+                prop_assert!(busy <= 1.0 - headroom + 1e-9, "{busy}");
+            }
+        }
     }
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::load::{RunResult, Scenario, machine, result::Sending};
 
 /// Version of this format. A reader refuses any other.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// Its file in the state directory.
 pub const CALIBRATION_FILE: &str = "calibration.json";
@@ -34,9 +34,9 @@ const LATE_MAX: f64 = 0.1;
 /// See [`LATE_MAX`].
 const SENT_MIN: f64 = 0.999;
 
-/// Unknowns that every mode shares: base, received, traversal, heartbeat, join, wake-up, hearer of
-/// what wakes, browser, its join.
-pub(super) const SHARED: usize = 9;
+/// Unknowns that every mode shares: base, received, traversal, heartbeat, join, wake-up of a halted
+/// core, wake-up after a pause, hearer of what wakes, browser, its join.
+pub(super) const SHARED: usize = 10;
 
 /// Unknowns of a mode: copy, byte.
 pub(super) const PER_MODE: usize = 2;
@@ -190,6 +190,7 @@ impl Observation {
             let passes = traversals - grouped.traversals * of_planned;
             (passes.clamp(0.0, further), further)
         });
+        let of_sent = received / alone.received.max(f64::MIN_POSITIVE);
         let present = present(&result.scenario);
         let browsers = profile.channels[0].encryption().is_browsers();
         let of_browsers = |number: f64| if browsers { number } else { 0.0 };
@@ -198,7 +199,8 @@ impl Observation {
             mode: profile.channels[0].mode.clone(),
             rates: Rates {
                 received,
-                bursts: alone.bursts * received / alone.received.max(f64::MIN_POSITIVE),
+                bursts: alone.bursts * of_sent,
+                burst_hearers: alone.burst_hearers * of_sent,
                 copies,
                 payload_bytes: alone.payload_bytes * of_planned,
                 traversals,
@@ -218,12 +220,15 @@ impl Observation {
         })
     }
 
-    fn equation(&self, modes: &[String]) -> Equation {
+    /// `base`: cores busy when nobody is there. What the process takes beyond that is its shard's,
+    /// as good as all of it.
+    fn equation(&self, modes: &[String], base: f64) -> Equation {
         let Rates { received, copies, payload_bytes, traversals, joins, .. } = self.rates;
-        let wakes = self.rates.wakes();
-        let cold = wakes * self.rates.hearers();
+        let busy = self.cores - base;
+        let (halts, pauses) = (self.rates.halts(busy), self.rates.pauses(busy));
+        let cold = pauses * self.rates.hearers();
         let Rates { heartbeats, browsers, browser_joins, .. } = self.rates;
-        let mut amounts = vec![1.0, received, traversals, heartbeats, joins, wakes, cold];
+        let mut amounts = vec![1.0, received, traversals, heartbeats, joins, halts, pauses, cold];
         amounts.extend([browsers, browser_joins]);
         for mode in modes {
             let is_ours = f64::from(u8::from(*mode == self.mode));
@@ -282,7 +287,8 @@ pub fn fit(observations: &[Observation]) -> Result<Model, CalibrationError> {
     if observations.len() < unknowns {
         return Err(CalibrationError::TooFew(observations.len(), unknowns));
     }
-    let equations: Vec<_> = observations.iter().map(|it| it.equation(&modes)).collect();
+    let base = observations.iter().map(|it| it.cores).reduce(f64::min).unwrap_or(0.0);
+    let equations: Vec<_> = observations.iter().map(|it| it.equation(&modes, base)).collect();
     let costs = fit::costs(&equations, unknowns);
     let ns = |place: usize| costs[place] * 1e9;
     let bursts = observations.iter().filter_map(|it| it.separate);
@@ -294,10 +300,11 @@ pub fn fit(observations: &[Observation]) -> Result<Model, CalibrationError> {
         traversal_ns: ns(2),
         heartbeat_ns: ns(3),
         join_ns: ns(4),
-        wake_ns: ns(5),
-        cold_ns: ns(6),
-        browser_ns: ns(7),
-        browser_join_ns: ns(8),
+        halt_ns: ns(5),
+        wake_ns: ns(6),
+        cold_ns: ns(7),
+        browser_ns: ns(8),
+        browser_join_ns: ns(9),
         modes: modes
             .iter()
             .enumerate()
@@ -347,33 +354,33 @@ impl Residual {
     /// What the model says about a run, from what happened in it.
     pub fn of_fitted(model: &Model, observation: Observation) -> Self {
         let rates = observation.rates;
-        Self::with(model, observation, rates)
+        Self::with(model, observation, &rates, &[])
     }
 
-    /// What the model says about a run, from nothing but its scenario, as a plan would.
+    /// What the model says about a run, from nothing but its scenario, as a plan would for the one
+    /// shard there is.
     pub fn of_planned(model: &Model, observation: Observation, scenario: &Scenario) -> Self {
         let profile = Profile::of_scenario(scenario);
+        let with_heartbeats = |rates: Rates, sessions| {
+            let heartbeats = heartbeats(scenario, sessions);
+            Rates { heartbeats, ..rates }
+        };
         let all = total(&profile, model.separate);
         let sessions = present(scenario);
         let browsers = if all.browsers > 0.0 { sessions } else { 0.0 };
-        let heartbeats = heartbeats(scenario, sessions);
-        let rates = Rates { sessions, browsers, heartbeats, ..all };
-        let mut residual = Self::with(model, observation, rates);
-        // As in an answer, for the one shard there is.
-        let own = |channels| {
-            let own = Rates::of_channel(channels, model.separate);
-            let heartbeats = self::heartbeats(scenario, own.sessions);
-            model.waking(&Rates { heartbeats, ..own }).cores
+        let all = with_heartbeats(Rates { sessions, browsers, ..all }, sessions);
+        let one = |channels| {
+            let one = Rates::of_channel(channels, model.separate);
+            with_heartbeats(one, one.sessions)
         };
-        let largest = profile.channels.iter().map(own).fold(0.0, f64::max);
-        residual.predicted += (largest - model.waking(&rates).cores).max(0.0);
-        residual
+        let channels: Vec<_> = profile.channels.iter().map(one).collect();
+        Self::with(model, observation, &all, &channels)
     }
 
-    fn with(model: &Model, observation: Observation, rates: Rates) -> Self {
-        let cores = model.cores(&observation.mode, &rates).unwrap_or(f64::NAN);
-        let waking = model.waking(&rates).cores;
-        Self { predicted: model.base_cores + waking + cores, observation }
+    fn with(model: &Model, observation: Observation, all: &Rates, channels: &[Rates]) -> Self {
+        let rest = model.cores(&observation.mode, all).unwrap_or(f64::NAN);
+        let predicted = model.base_cores + model.waking(all, channels, rest).busy;
+        Self { predicted, observation }
     }
 
     /// The prediction's distance from the measurement, as a fraction of it.

@@ -2,7 +2,10 @@
 //! they are kept. Part of `calibration`.
 
 use super::*;
-use crate::{load::sample::Sample, plan::model::tests::round_model};
+use crate::{
+    load::sample::Sample,
+    plan::{answer::Answer, host::Resources, model::tests::round_model},
+};
 
 const AES: &str = "aead_aes256_gcm_rtpsize";
 const BROWSERS: &str = "SRTP_AEAD_AES_256_GCM";
@@ -15,9 +18,9 @@ fn known() -> Model {
 /// A run that costs what the model says, and a little off.
 fn observation(name: &str, rates: Rates, off: f64) -> Observation {
     let model = known();
-    let waking = model.waking(&rates).cores;
     let mode = if rates.browsers > 0.0 { BROWSERS } else { AES };
-    let cores = (model.base_cores + waking + model.cores(mode, &rates).unwrap()) * off;
+    let rest = model.cores(mode, &rates).unwrap();
+    let cores = (model.base_cores + model.waking(&rates, &[], rest).busy) * off;
     let memory = model.memory_bytes(&rates);
     Observation {
         name: name.to_owned(),
@@ -34,6 +37,7 @@ fn observations(off: impl Fn(usize) -> f64) -> Vec<Observation> {
         received,
         // One run is of video, ten packets a burst.
         bursts: if received == 300.0 { 30.0 } else { received },
+        burst_hearers: if received == 300.0 { copies / 10.0 } else { copies },
         copies,
         payload_bytes,
         traversals,
@@ -58,6 +62,7 @@ fn observations(off: impl Fn(usize) -> f64) -> Vec<Observation> {
         rates(50.0, 2_500.0, 4e5, 2_500.0, 51.0, 0.0),
         rates(400.0, 8_000.0, 1.3e6, 8_000.0, 51.0, 0.0),
         rates(0.0, 0.0, 0.0, 0.0, 300.0, 0.0),
+        rates(20_000.0, 20_000.0, 3.2e6, 20_000.0, 800.0, 0.0),
         browsers(rates(0.0, 0.0, 0.0, 0.0, 200.0, 0.0)),
         browsers(rates(0.0, 0.0, 0.0, 0.0, 50.0, 10.0)),
         browsers(rates(50.0, 5_000.0, 8e5, 5_000.0, 101.0, 0.0)),
@@ -76,6 +81,7 @@ fn the_costs_behind_the_runs_are_found() {
     let near = |found: f64, known: f64| assert!((found / known - 1.0).abs() < 1e-3, "{model:?}");
     near(model.base_cores, known.base_cores);
     near(model.received_ns, known.received_ns);
+    near(model.halt_ns, known.halt_ns);
     near(model.wake_ns, known.wake_ns);
     near(model.cold_ns, known.cold_ns);
     near(model.traversal_ns, known.traversal_ns);
@@ -150,16 +156,23 @@ fn passes_of_bursts_are_told_from_those_of_speech() {
 }
 
 #[test]
-fn a_plan_of_a_run_predicts_it() {
-    let result = Sample::default().result();
-    let mut observation = Observation::of(&result).unwrap();
-    let model = round_model();
-    let waking = model.waking(&observation.rates).cores;
-    observation.cores = model.base_cores + waking + model.cores(AES, &observation.rates).unwrap();
-    let residual = Residual::of_planned(&model, observation.clone(), &result.scenario);
-    assert!(residual.error().abs() < 1e-9 && residual.is_good());
+fn a_plan_of_a_run_predicts_what_an_answer_does() {
+    // A stage that wakes a shard for many, and pairs that keep it busy.
+    let text = "name = \"x\"\nduration_s = 60\n\
+                [[channels]]\nspeakers = 1\nlisteners = 800\n\
+                [[channels]]\ncount = 20\nspeakers = 1\nlisteners = 1\n";
+    let scenario: Scenario = toml::from_str(text).unwrap();
+    let model = known();
+    let profile = Profile::of_scenario(&scenario);
+    let answer = Answer::of(&profile, &model, 0.0, &Resources::default()).unwrap();
+    assert_eq!(answer.shards, Some(1));
+    assert!(answer.dearest_waking.cores > answer.each_waking.cores, "the stage's counts");
+    let mut observation = observations(|_| 1.0).remove(3);
+    observation.cores = answer.cores_busy;
+    let residual = Residual::of_planned(&model, observation.clone(), &scenario);
+    assert!(residual.error().abs() < 1e-9 && residual.is_good(), "{residual:?}");
     observation.cores *= 1.2;
-    assert!(!Residual::of_planned(&model, observation, &result.scenario).is_good());
+    assert!(!Residual::of_planned(&model, observation, &scenario).is_good());
 }
 
 #[test]
@@ -169,13 +182,16 @@ fn a_calibration_is_of_one_host_and_one_format() {
     let host = Host { kernel: "6.18".into(), cpu: "a processor".into(), commit: None };
     let missing = Calibration::read(&path, None).unwrap_err().to_string();
     assert!(missing.contains("stentor plan calibrate"), "{missing}");
+    let mut checked = observations(|_| 1.0).remove(3);
+    // A number that JSON keeps to the last bit.
+    checked.cores = 0.05;
     let calibration = Calibration {
         format: FORMAT,
         host: host.clone(),
         made_at: "2026-11-22T12:00:00Z".to_owned(),
         model: round_model(),
         fitted: vec![],
-        checked: vec![Residual { observation: observations(|_| 1.0).remove(3), predicted: 0.1 }],
+        checked: vec![Residual { observation: checked, predicted: 0.1 }],
     };
     calibration.write(&path).unwrap();
     assert_eq!(Calibration::read(&path, Some(&host)).unwrap(), calibration);
@@ -192,7 +208,7 @@ fn a_calibration_is_of_one_host_and_one_format() {
     assert_ne!(beside, path);
     assert_eq!(Calibration::read(&path, None).unwrap(), good);
     assert_eq!(Calibration::read(&beside, None).unwrap(), calibration);
-    let newer = fs::read_to_string(&path).unwrap().replacen("\"format\": 4", "\"format\": 5", 1);
+    let newer = fs::read_to_string(&path).unwrap().replacen("\"format\": 5", "\"format\": 6", 1);
     fs::write(&path, newer).unwrap();
-    assert!(Calibration::read(&path, None).unwrap_err().to_string().contains("format is 5"));
+    assert!(Calibration::read(&path, None).unwrap_err().to_string().contains("format is 6"));
 }

@@ -93,16 +93,20 @@ fn demand(before: Reading, after: Reading, seconds: f64, mode: &str) -> Option<D
     let around = HEADER_BYTES + encryption.map_or(0, Encryption::overhead);
     let are_browsers = encryption.is_some_and(Encryption::is_browsers);
     let bytes = rate(|it| it.bytes_in)? + rate(|it| it.bytes_out)?;
+    let traversals = rate(|it| it.traversals)?;
+    // Packets of a burst share passes; as many as do not are bursts at the most.
+    let apart = if copies > 0.0 { (traversals / copies).min(1.0) } else { 1.0 };
+    let bursts = received * apart;
     let all = Rates {
         received,
-        // As if all were speech: at rates where it matters shards hardly sleep.
-        bursts: received,
+        bursts,
+        burst_hearers: bursts * copies / received.max(f64::MIN_POSITIVE),
         copies,
         payload_bytes: (bytes
             - (received + copies) * around as f64
             - copies * EXTENSION_BYTES as f64)
             .max(0.0),
-        traversals: rate(|it| it.traversals)?,
+        traversals,
         sessions: after.sessions,
         heartbeats: after.sessions * HEARTBEATS,
         // They have been there for a while.
@@ -206,6 +210,17 @@ mod tests {
         assert_eq!(all.payload_bytes, 500.0 * 160.0);
         assert_eq!(super::demand(after, before, 10.0, AES), None, "started again");
         assert_eq!(parse("up 1\n"), None);
+    }
+
+    #[test]
+    fn packets_that_share_passes_came_in_bursts() {
+        let before = parse(&page(0, 0)).unwrap();
+        let after = Reading { traversals: 900.0, ..parse(&page(1_000, 9_000)).unwrap() };
+        let all = demand(before, after, 10.0, AES).unwrap().each.times(4.0);
+        // Nine hearers each.
+        assert_eq!((all.received, all.bursts, all.burst_hearers), (100.0, 10.0, 90.0));
+        let silent = demand(before, before, 10.0, AES).unwrap().each;
+        assert_eq!((silent.bursts, silent.burst_hearers), (0.0, 0.0));
     }
 
     #[test]

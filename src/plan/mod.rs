@@ -14,6 +14,7 @@ pub mod model;
 pub mod page;
 pub mod profile;
 pub mod text;
+pub mod waking;
 
 use std::{fs, io, path::PathBuf, process::ExitCode};
 
@@ -80,7 +81,11 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode, PlanError> {
             (Answer::of(&profile, model, headroom, &resources)?, Some(profile))
         }
         Asked::Live { url, seconds, secret } => {
-            let demand = live::watch(&url, seconds, &args.mode_name(), secret.as_ref())?;
+            let mode = args.mode_name();
+            // Not after ten seconds of watching.
+            answer::usable(headroom)?;
+            answer::encryption(&mode, model)?;
+            let demand = live::watch(&url, seconds, &mode, secret.as_ref())?;
             let name = format!("what {url} does");
             (Answer::of_demands(name, vec![demand], model, headroom, &resources)?, None)
         }
@@ -102,4 +107,44 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode, PlanError> {
         fs::write(path, page).map_err(|source| PlanError::Page { path: path.clone(), source })?;
     }
     Ok(code(answer.fits()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use calibration::FORMAT;
+    use model::tests::round_model;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        plan: PlanArgs,
+    }
+
+    #[test]
+    fn what_can_have_no_answer_is_refused_before_a_server_is_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("calibration.json");
+        let calibration = Calibration {
+            format: FORMAT,
+            host: Host::here(),
+            made_at: "2026-11-29T12:00:00Z".to_owned(),
+            model: round_model(),
+            fitted: vec![],
+            checked: vec![],
+        };
+        calibration.write(&path).unwrap();
+        let calibration = path.to_str().unwrap();
+        // Nobody listens there.
+        let live = ["plan", "--from-metrics", "http://127.0.0.1:1/", "--calibration", calibration];
+        let refused = |arguments: &[&str]| {
+            let line = Line::try_parse_from([&live, arguments].concat()).unwrap();
+            plan(&line.plan).unwrap_err().to_string()
+        };
+        assert!(refused(&["--mode", "xchacha"]).contains("was never measured"));
+        assert!(refused(&["--headroom", "100"]).contains("--headroom"));
+        assert!(refused(&[]).contains("127.0.0.1:1"));
+    }
 }

@@ -24,11 +24,6 @@ pub const HEARTBEATS: f64 = 1_000.0 / HEARTBEAT_INTERVAL_MS as f64;
 /// Seconds between two of a browser's checks that it is still heard, on average (docs/load.md).
 pub const CHECKS_S: u32 = 5;
 
-/// How long a shard that has slept stays warm, seconds: of packets that come so soon after others
-/// most find it awake and its memory in the caches. Least squares cannot find it, for costs hang on
-/// it in no straight line; of 2 to 40 ms this one predicted best (docs/decisions.md).
-const WARM_S: f64 = 0.01;
-
 /// What happens in a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
@@ -36,6 +31,8 @@ pub struct Rates {
     pub received: f64,
     /// Bursts that they come in: packets of speech, frames of video.
     pub bursts: f64,
+    /// Hearers of each burst, of all together.
+    pub burst_hearers: f64,
     /// Copies sent.
     pub copies: f64,
     /// Bytes of payload opened and sealed.
@@ -72,7 +69,9 @@ pub struct Model {
     pub base_cores: f64,
     /// A media packet received, nanoseconds.
     pub received_ns: f64,
-    /// Waking up after a pause, with caches that have forgotten, nanoseconds.
+    /// Waking up on a core that had nothing to do and halted, nanoseconds.
+    pub halt_ns: f64,
+    /// Waking up after a pause, with caches that have forgotten, besides that, nanoseconds.
     pub wake_ns: f64,
     /// Each hearer of the packet that has woken it, whose key the caches have forgotten as well,
     /// nanoseconds.
@@ -126,6 +125,13 @@ pub struct Term {
     pub cores: f64,
 }
 
+impl Term {
+    /// So much a second at so many nanoseconds each.
+    pub fn of(name: &'static str, amount: f64, each_ns: f64) -> Self {
+        Self { name, amount, each_ns, cores: amount * each_ns / 1e9 }
+    }
+}
+
 /// Bytes around a payload in an IP packet of a client's, and of ours: IP, UDP and RTP headers, tag
 /// and counter; in ours an extension as well, and in browsers' too.
 pub fn bytes_around(encryption: Encryption) -> (f64, f64) {
@@ -159,6 +165,7 @@ impl Rates {
         Self {
             received: audio + video,
             bursts: audio + frames,
+            burst_hearers: (audio + frames) * hearers,
             copies: (audio + video) * hearers,
             payload_bytes: (audio_bytes + video_bytes) * (1.0 + hearers),
             traversals: (audio + passes) * hearers,
@@ -171,28 +178,12 @@ impl Rates {
         }
     }
 
-    /// What comes for a shard that may be asleep: bursts, heartbeats, browsers' checks.
-    fn arrivals(&self) -> f64 {
-        self.bursts + self.heartbeats + self.browsers / f64::from(CHECKS_S)
-    }
-
-    /// How many of these find a shard asleep that has all of this to do. Of what comes more often
-    /// less does, as a counter misses particles while it is dead: b / (1 + b·t).
-    pub fn wakes(&self) -> f64 {
-        self.arrivals() / (1.0 + self.arrivals() * WARM_S)
-    }
-
-    /// Hearers of what wakes it, on average: a burst has as many as a packet has, all else none.
-    pub fn hearers(&self) -> f64 {
-        let of_packet = if self.received > 0.0 { self.copies / self.received } else { 0.0 };
-        of_packet * self.bursts / self.arrivals().max(f64::MIN_POSITIVE)
-    }
-
     /// So many times as much.
     pub fn times(self, factor: f64) -> Self {
         Self {
             received: self.received * factor,
             bursts: self.bursts * factor,
+            burst_hearers: self.burst_hearers * factor,
             copies: self.copies * factor,
             payload_bytes: self.payload_bytes * factor,
             traversals: self.traversals * factor,
@@ -210,6 +201,7 @@ impl Rates {
         Self {
             received: self.received + other.received,
             bursts: self.bursts + other.bursts,
+            burst_hearers: self.burst_hearers + other.burst_hearers,
             copies: self.copies + other.copies,
             payload_bytes: self.payload_bytes + other.payload_bytes,
             traversals: self.traversals + other.traversals,
@@ -238,12 +230,7 @@ impl Model {
     /// `None` if the encryption was never measured.
     pub fn terms(&self, mode: &str, rates: &Rates) -> Option<Vec<Term>> {
         let mode = self.modes.get(mode)?;
-        let term = |name, amount: f64, each_ns: f64| Term {
-            name,
-            amount,
-            each_ns,
-            cores: amount * each_ns / 1e9,
-        };
+        let term = Term::of;
         let mut terms = vec![
             term("packets received", rates.received, self.received_ns),
             term("copies sealed", rates.copies, mode.copy_ns),
@@ -259,15 +246,6 @@ impl Model {
             ]);
         }
         Some(terms)
-    }
-
-    /// What it takes a shard to wake up when it has all of this to do, the hearers of what wakes it
-    /// included.
-    pub fn waking(&self, rates: &Rates) -> Term {
-        let amount = rates.wakes();
-        let each_ns = self.wake_ns + self.cold_ns * rates.hearers();
-        let cores = amount * each_ns / 1e9;
-        Term { name: "wake-ups after a pause", amount, each_ns, cores }
     }
 
     /// Memory that a process with these sessions has when all have just joined, bytes.

@@ -14,6 +14,7 @@ pub(in crate::plan) fn round_model() -> Model {
     Model {
         base_cores: 0.001,
         received_ns: 5_000.0,
+        halt_ns: 10_000.0,
         wake_ns: 100_000.0,
         cold_ns: 0.0,
         traversal_ns: 2_000.0,
@@ -83,29 +84,6 @@ fn packets_of_a_frame_share_passes_as_far_as_was_measured() {
     assert_eq!(rates(0.0).traversals, 300.0);
     assert_eq!(rates(1.0).traversals, 3_000.0);
     assert!((rates(1.0 / 9.0).traversals - 600.0).abs() < 1e-9);
-}
-
-#[test]
-fn who_is_busy_seldom_wakes_up() {
-    let model = round_model();
-    let waking = |bursts| model.waking(&Rates { bursts, ..Rates::default() }).cores;
-    // 100 bursts, of which half find it asleep: 50 × 100 µs.
-    assert!((waking(100.0) - 0.005).abs() < 1e-12);
-    assert!(waking(1e9) < 0.01 && waking(1e9) > 0.0099);
-    assert_eq!(waking(0.0), 0.0);
-}
-
-#[test]
-fn a_packet_that_wakes_a_shard_costs_more_for_each_hearer() {
-    let model = Model { cold_ns: 2_000.0, ..round_model() };
-    let channel = Channels { speaking: 2.0, ..Channels::of(101) };
-    let packets = Rates { heartbeats: 0.0, ..Rates::of_channel(&channel, 0.0) };
-    // 100 packets, of which half find it asleep: 50 × (100 + 100 × 2) µs.
-    let waking = model.waking(&packets);
-    assert!((waking.cores - 0.015).abs() < 1e-12, "{waking:?}");
-    // As many heartbeats: 200 things, of which a third do, and half of these have hearers.
-    let waking = model.waking(&Rates { heartbeats: 100.0, ..packets });
-    assert!((waking.cores - 200.0 / 3.0 * (100.0 + 50.0 * 2.0) * 1e-6).abs() < 1e-12);
 }
 
 #[test]

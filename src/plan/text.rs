@@ -10,6 +10,7 @@ use super::{
     calibration::{Calibration, ERROR_MAX, Host, Residual},
     encryption::Encryption,
     model::{ETHERNET_BYTES, Rates, Term, bytes_around, on_the_wire},
+    waking::{HALT_S, WARM_S, Waking},
 };
 use crate::load::report::unit;
 
@@ -19,7 +20,8 @@ pub fn calibration(calibration: &Calibration) -> String {
     let mut lines = vec![
         ("nobody there".to_owned(), format!("{} cores", unit::number(model.base_cores))),
         ("a media packet received".to_owned(), unit::duration(model.received_ns)),
-        ("waking up after a pause".to_owned(), unit::duration(model.wake_ns)),
+        ("waking up on a halted core".to_owned(), unit::duration(model.halt_ns)),
+        ("waking up after a pause, besides".to_owned(), unit::duration(model.wake_ns)),
         ("each hearer of what wakes".to_owned(), unit::duration(model.cold_ns)),
         ("a pass through the UDP stack".to_owned(), unit::duration(model.traversal_ns)),
         ("a heartbeat".to_owned(), unit::duration(model.heartbeat_ns)),
@@ -250,24 +252,20 @@ pub fn steps(answer: &Answer) -> Vec<String> {
     let total: f64 = answer.terms.iter().map(|(_, terms)| linear(terms)).sum();
     let each = answer.demands.iter().zip(&answer.terms);
     let largest = each.map(|(demand, (_, terms))| linear(terms) / demand.count).fold(0.0, f64::max);
-    let waking = &answer.waking;
     let channels: f64 = answer.demands.iter().map(|demand| demand.count).sum();
-    let usable = 1.0 - answer.headroom - answer.waking_at_most;
+    let may = unit::percent(1.0 - answer.headroom);
+    let usable = 1.0 - answer.headroom - answer.full_waking_at_most;
     steps.push(format!("all channels: {} cores; the costliest of them {}", n(total), n(largest)));
-    let (wake_ns, cold_ns) = answer.wake_ns;
     steps.push(format!(
-        "a shard that had all of it would wake up {}/s × ({} + {} hearers × {}) = {} cores",
-        n(waking.amount),
-        unit::duration(wake_ns),
-        n(answer.rates.hearers()),
-        unit::duration(cold_ns),
-        n(waking.cores)
+        "for a shard that had all of it come {}/s: packets of speech, frames of video, heartbeats, \
+         browsers' checks; if it were {may} busy:",
+        n(answer.rates.arrivals())
     ));
-    if answer.waking_at_most > waking.cores {
-        let alone = n(answer.waking_at_most);
+    steps.extend(waking(&answer.waking_when_full, answer));
+    if answer.full_waking_at_most > answer.waking_when_full.cores {
+        let alone = n(answer.full_waking_at_most);
         steps.push(format!("one with those alone that wake it for most hearers: {alone} cores"));
     }
-    let may = unit::percent(1.0 - answer.headroom);
     steps.push(format!("of each core {may} may be used: {} for channels", n(usable)));
     steps.push(match answer.shards {
         Some(1) if total <= usable => format!("{} ≤ {}: one shard is enough", n(total), n(usable)),
@@ -284,14 +282,14 @@ pub fn steps(answer: &Answer) -> Vec<String> {
         None => format!("{} ≥ {}: it fits no shard", n(largest), n(usable)),
     });
     let Some(count) = answer.shards else { return steps };
-    let each = &answer.each_waking;
-    steps.push(format!(
-        "with equal parts of all each shard wakes up {}/s × {} = {} cores; one has at least the \
-         costliest channel's",
-        n(each.amount),
-        unit::duration(each.each_ns),
-        n(each.cores)
-    ));
+    let (each, dearest) = (&answer.each_waking, &answer.dearest_waking);
+    steps.push(format!("with equal parts of all each shard is {} busy:", unit::percent(each.busy)));
+    steps.extend(waking(each, answer));
+    if dearest.cores > each.cores {
+        let busy = unit::percent(dearest.busy);
+        steps.push(format!("the one with the channel that wakes it for most is {busy} busy:"));
+        steps.extend(waking(dearest, answer));
+    }
     steps.push(format!(
         "cores busy: {} for channels + {} for waking {} + {} with nobody there = {}",
         n(total),
@@ -323,6 +321,34 @@ pub fn steps(answer: &Answer) -> Vec<String> {
         unit::bytes(answer.memory_bytes)
     ));
     steps
+}
+
+/// How often a shard wakes up, and what that takes.
+fn waking(waking: &Waking, answer: &Answer) -> Vec<String> {
+    let n = |number: f64| unit::short(&unit::number(number));
+    let Waking { at_rest, halts, pauses, hearers, cores, .. } = waking;
+    let rest = n(*at_rest);
+    let asleep = |term: &Term, awake_s: f64| {
+        let awake = unit::duration(1e9 * awake_s);
+        format!("{rest} / (1 + {rest} × {awake}) = {}/s", n(term.amount))
+    };
+    let (wake_ns, cold_ns) = answer.wake_ns;
+    vec![
+        format!("  {rest}/s come while it is not"),
+        format!(
+            "  on a halted core: {} × {}",
+            asleep(halts, HALT_S),
+            unit::duration(halts.each_ns)
+        ),
+        format!(
+            "  after a pause: {} × ({} + {} hearers × {})",
+            asleep(pauses, WARM_S),
+            unit::duration(wake_ns),
+            n(*hearers),
+            unit::duration(cold_ns)
+        ),
+        format!("  waking up: {} + {} = {} cores", n(halts.cores), n(pauses.cores), n(*cores)),
+    ]
 }
 
 /// Bits in and out of a channel.
@@ -431,7 +457,10 @@ mod tests {
             "60 channels of 101 (aead_aes256_gcm_rtpsize)",
             "50 packets come, each goes to 100 others: 5,000 copies",
             "300,000/s ×   1.00 µs =       0.3 cores",
-            "(0.978 − 0.0163) / (0.49 − 0.0163), rounded up: 3 shards",
+            "on a halted core: 1,570 / (1 + 1,570 × 100 µs) = 1,360/s × 10.0 µs",
+            "after a pause: 1,570 / (1 + 1,570 × 10.0 ms) = 94/s × (100 µs + 95.3 hearers × 0 ns)",
+            "(0.978 − 0.0163) / (0.477 − 0.0163), rounded up: 3 shards",
+            "with equal parts of all each shard is 34.1 % busy:",
             "5,000/s × (160 B of payload + 72 around it) × 8 = 9.28 Mbit/s out",
             "for waking all shards + 0.001 with nobody there = ",
             "9.54 MiB with nobody there + 6,060 sessions × 48.8 KiB + 0 browsers",
