@@ -91,10 +91,17 @@ impl RunError {
     /// Whether it may go well the next time, on a machine that is less busy.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::NobodyJoined(_) | Self::System { .. } => true,
-            Self::Grants(GrantsError::Control(error)) => {
-                matches!(error, GrantError::NoServer { .. } | GrantError::Refused { .. })
+            Self::NobodyJoined(_) => true,
+            Self::System { source, .. } => {
+                use io::ErrorKind::{OutOfMemory, ResourceBusy, TimedOut, WouldBlock};
+                matches!(source.kind(), OutOfMemory | ResourceBusy | TimedOut | WouldBlock)
             }
+            Self::Grants(GrantsError::Control(error)) => match error {
+                GrantError::NoServer { .. }
+                | GrantError::Refused { .. }
+                | GrantError::Broken { .. } => true,
+                GrantError::WrongSecret(_) | GrantError::Twice(_) => false,
+            },
             // Of a ring that is gone the kernel gives memory back when it gets to it.
             Self::Ring(error) => matches!(error, RingError::LockedMemory { .. }),
             Self::Grants(_)
@@ -120,9 +127,13 @@ mod tests {
         let memory = RingError::LockedMemory { what: "a ring", limit: "64 KiB".to_owned() };
         let secret = GrantError::WrongSecret(([127, 0, 0, 1], 1).into());
         let nobody = RunError::NobodyJoined("no answer in time".to_owned());
+        let system =
+            |kind: io::ErrorKind| RunError::System { what: "a thread", source: kind.into() };
         assert!(nobody.may_pass() && RunError::Ring(memory).may_pass());
+        assert!(system(io::ErrorKind::WouldBlock).may_pass());
         for error in [
             RunError::Ring(RingError::Absent),
+            system(io::ErrorKind::PermissionDenied),
             RunError::Grants(GrantsError::Control(secret)),
             RunError::Grants(GrantsError::Nobody),
             RunError::OpenFiles { clients: 2, limit: 1, wanted: 3 },

@@ -7,8 +7,8 @@ use super::{
     encryption::Encryption,
     host::Resources,
     model::{self, Model, Rates, Term, Traffic},
+    placement::{Kind, Placement},
     profile::{Channels, Profile},
-    waking::Waking,
 };
 use crate::limits::{CHANNEL_SESSIONS_MAX, SHARD_SESSIONS_MAX};
 
@@ -75,18 +75,10 @@ pub struct Answer {
     pub traffic: Traffic,
     /// Costs of all channels, term by term and kind by kind.
     pub terms: Vec<(String, Vec<Term>)>,
-    /// What waking up takes one shard that is as busy as it may be, if all bursts are its own.
-    pub waking_when_full: Waking,
     /// Of each wake-up after a pause, nanoseconds: what it takes by itself, and for each hearer.
     pub wake_ns: (f64, f64),
-    /// What waking up takes a shard at most that is as busy as it may be, cores.
-    pub full_waking_at_most: f64,
-    /// What waking up takes each shard, if they have equal parts of all.
-    pub each_waking: Waking,
-    /// The same of the one that has the channel for which that is most.
-    pub dearest_waking: Waking,
-    /// What waking up takes all shards, cores.
-    pub waking_cores: f64,
+    /// Where channels go, and what waking up takes shards.
+    pub placement: Placement,
     /// What the server takes when nobody is there, cores.
     pub base_cores: f64,
     /// All of that together.
@@ -190,8 +182,7 @@ impl Answer {
         let usable = usable(headroom)?;
         let mut rates = Rates::default();
         let mut traffic = Traffic::default();
-        let (mut terms, mut in_channels) = (Vec::new(), 0.0);
-        let (mut largest_cores, mut largest_alone) = (0.0f64, 0.0f64);
+        let (mut terms, mut kinds, mut in_channels) = (Vec::new(), Vec::new(), 0.0);
         let mut largest_members = 0.0f64;
         for Demand { name, count, each, mode, members } in &demands {
             let encryption = encryption(mode, model)?;
@@ -199,32 +190,15 @@ impl Answer {
             let of_all = model.terms(mode, &all).expect("the mode is known");
             in_channels += of_all.iter().map(|term| term.cores).sum::<f64>();
             terms.push((name.clone(), of_all));
-            let one = model.cores(mode, each).expect("the mode is known");
-            largest_cores = largest_cores.max(one);
-            largest_alone = largest_alone.max(model.waking(each, &[], one).busy);
+            let cores = model.cores(mode, each).expect("the mode is known");
+            kinds.push(Kind { each: *each, count: *count, cores });
             largest_members = largest_members.max(*members);
             rates = rates.plus(all);
             let kind = all.traffic(encryption);
             traffic.bits_in += kind.bits_in;
             traffic.bits_out += kind.bits_out;
         }
-        let waking_when_full = model.waking_of_busy(&rates, usable);
-        let at_most = waking_at_most(&demands, model, usable);
-        let channels: f64 = demands.iter().map(|demand| demand.count).sum();
-        // Each on a shard of its own fits if each fits alone, and no order needs more than that.
-        let apart =
-            (largest_alone <= usable).then_some(channels.ceil().min(u32::MAX.into()) as u32);
-        let room = usable - at_most;
-        let together = model::shards(in_channels, largest_cores, room).filter(|_| room > 0.0);
-        let shards = apart.map(|apart| together.map_or(apart, |together| together.min(apart)));
-        let shards = shards.map(|shards| shards.max(1));
-        // Where none suffice, what it takes is told as if they did.
-        let count = shards.map_or(channels.max(1.0), f64::from);
-        let (of_shard, rest) = (rates.times(1.0 / count), in_channels / count);
-        let each_waking = model.waking(&of_shard, &[], rest);
-        let of_channels: Vec<_> = demands.iter().map(|demand| demand.each).collect();
-        let dearest_waking = model.waking(&of_shard, &of_channels, rest);
-        let waking_cores = (count - 1.0) * each_waking.cores + dearest_waking.cores;
+        let placement = Placement::of(&kinds, model, usable);
         let memory_bytes = model.memory_bytes(&rates);
         let mut answer = Self {
             name,
@@ -233,16 +207,12 @@ impl Answer {
             rates,
             traffic,
             terms,
-            waking_when_full,
             wake_ns: (model.wake_ns, model.cold_ns),
-            full_waking_at_most: at_most,
-            each_waking,
-            dearest_waking,
-            waking_cores,
             base_cores: model.base_cores,
-            cores_busy: in_channels + waking_cores + model.base_cores,
-            largest_cores: largest_alone,
-            shards,
+            cores_busy: in_channels + placement.waking_cores + model.base_cores,
+            largest_cores: placement.costliest_alone,
+            shards: placement.shards,
+            placement,
             memory_bytes,
             memory_base_bytes: model.memory_base_bytes,
             memory_each_bytes: [
@@ -258,7 +228,7 @@ impl Answer {
 
     fn uses(&self, largest_members: f64, usable: f64, resources: &Resources) -> Vec<Use> {
         let wire = model::on_the_wire;
-        let shards = f64::from(self.shards.unwrap_or(1));
+        let shards = self.placement.counted;
         let known = |resource, needed, available: Option<f64>, unit| {
             available.map(|available| Use { resource, needed, available, unit })
         };
@@ -300,21 +270,6 @@ impl Answer {
     pub fn fits(&self) -> bool {
         self.shards.is_some() && self.uses.iter().all(|it| it.share() <= 1.0)
     }
-}
-
-/// What waking up takes a shard at most that is busy for this part of its time, cores, whichever
-/// channels it has: most if it has all those with many hearers and none that wakes it for fewer.
-/// Others' packets warm no key of theirs. If it fits with that much it fits at all, for were it
-/// busier it would wake up less.
-fn waking_at_most(demands: &[Demand], model: &Model, busy: f64) -> f64 {
-    let mut kinds: Vec<_> = demands.iter().map(|it| it.each.times(it.count)).collect();
-    kinds.sort_by(|a, b| b.hearers().total_cmp(&a.hearers()));
-    let mut so_far = Rates::default();
-    let waking = kinds.into_iter().map(|kind| {
-        so_far = so_far.plus(kind);
-        model.waking_of_busy(&so_far, busy).cores
-    });
-    waking.fold(0.0, f64::max)
 }
 
 /// How the answer changes when one input doubles, or halves.
@@ -503,10 +458,10 @@ mod tests {
     fn a_shard_may_have_all_that_have_many_hearers() {
         let model = Model { halt_ns: 0.0, cold_ns: 3_000.0, ..round_model() };
         let mut mixed = guild(2, 401);
-        let stages = Answer::of(&mixed, &model, 0.2, &host()).unwrap().waking_when_full.cores;
+        let stages = Answer::of(&mixed, &model, 0.2, &host()).unwrap().placement.full.cores;
         mixed.channels.push(Channels { count: 100, ..Channels::of(5) });
         let answer = Answer::of(&mixed, &model, 0.2, &host()).unwrap();
-        assert!(answer.waking_when_full.cores < stages && answer.full_waking_at_most >= stages);
+        assert!(answer.placement.full.cores >= stages);
     }
 
     #[test]

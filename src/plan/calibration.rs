@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     fit::{self, Equation},
     model::{HEARTBEATS, ModeCost, Model, Rates},
-    profile::Profile,
+    profile::{Channels, Profile},
+    waking::sums_by_hearers,
 };
 use crate::load::{RunResult, Scenario, machine, result::Sending};
 
@@ -249,10 +250,8 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 
 /// All channels of a profile together.
 pub fn total(profile: &Profile, separate: f64) -> Rates {
-    let of = |channels| {
-        let channels: &super::profile::Channels = channels;
-        Rates::of_channel(channels, separate).times(channels.count.into())
-    };
+    let of =
+        |channels: &Channels| Rates::of_channel(channels, separate).times(channels.count.into());
     profile.channels.iter().map(of).fold(Rates::default(), Rates::plus)
 }
 
@@ -369,17 +368,17 @@ impl Residual {
         let sessions = present(scenario);
         let browsers = if all.browsers > 0.0 { sessions } else { 0.0 };
         let all = with_heartbeats(Rates { sessions, browsers, ..all }, sessions);
-        let one = |channels| {
-            let one = Rates::of_channel(channels, model.separate);
-            with_heartbeats(one, one.sessions)
+        let kind = |channels: &Channels| {
+            let kind = Rates::of_channel(channels, model.separate).times(channels.count.into());
+            with_heartbeats(kind, kind.sessions)
         };
-        let channels: Vec<_> = profile.channels.iter().map(one).collect();
-        Self::with(model, observation, &all, &channels)
+        let among = sums_by_hearers(profile.channels.iter().map(kind).collect());
+        Self::with(model, observation, &all, &among)
     }
 
-    fn with(model: &Model, observation: Observation, all: &Rates, channels: &[Rates]) -> Self {
+    fn with(model: &Model, observation: Observation, all: &Rates, among: &[Rates]) -> Self {
         let rest = model.cores(&observation.mode, all).unwrap_or(f64::NAN);
-        let predicted = model.base_cores + model.waking(all, channels, rest).busy;
+        let predicted = model.base_cores + model.waking(all, among, rest).busy;
         Self { predicted, observation }
     }
 

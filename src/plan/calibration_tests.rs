@@ -166,7 +166,8 @@ fn a_plan_of_a_run_predicts_what_an_answer_does() {
     let profile = Profile::of_scenario(&scenario);
     let answer = Answer::of(&profile, &model, 0.0, &Resources::default()).unwrap();
     assert_eq!(answer.shards, Some(1));
-    assert!(answer.dearest_waking.cores > answer.each_waking.cores, "the stage's counts");
+    let waking = &answer.placement.each;
+    assert!(waking.hearers > 500.0, "the stage's counts: {waking:?}");
     let mut observation = observations(|_| 1.0).remove(3);
     observation.cores = answer.cores_busy;
     let residual = Residual::of_planned(&model, observation.clone(), &scenario);

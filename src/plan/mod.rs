@@ -12,6 +12,7 @@ pub mod host;
 pub mod live;
 pub mod model;
 pub mod page;
+pub mod placement;
 pub mod profile;
 pub mod text;
 pub mod waking;

@@ -95,10 +95,10 @@ fn uses(answer: &Answer) -> Figure {
 fn costs(answer: &Answer) -> Figure {
     let mut sums: Vec<(&str, f64)> = Vec::new();
     let all = answer.terms.iter().flat_map(|(_, terms)| terms);
-    for (name, cores) in all
-        .map(|term| (term.name, term.cores))
-        .chain([("waking up", answer.waking_cores), ("with nobody there", answer.base_cores)])
-    {
+    for (name, cores) in all.map(|term| (term.name, term.cores)).chain([
+        ("waking up", answer.placement.waking_cores),
+        ("with nobody there", answer.base_cores),
+    ]) {
         match sums.iter_mut().find(|(known, _)| *known == name) {
             Some((_, sum)) => *sum += cores,
             None => sums.push((name, cores)),

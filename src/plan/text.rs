@@ -10,6 +10,7 @@ use super::{
     calibration::{Calibration, ERROR_MAX, Host, Residual},
     encryption::Encryption,
     model::{ETHERNET_BYTES, Rates, Term, bytes_around, on_the_wire},
+    placement::{Bound, Placement},
     waking::{HALT_S, WARM_S, Waking},
 };
 use crate::load::report::unit;
@@ -248,53 +249,57 @@ pub fn steps(answer: &Answer) -> Vec<String> {
             ));
         }
     }
+    let Placement { shards, counted, bound, costliest, costliest_alone, .. } = &answer.placement;
+    let Placement { full, each, dearest, waking_cores, .. } = &answer.placement;
     let linear = |terms: &[Term]| terms.iter().map(|term| term.cores).sum::<f64>();
     let total: f64 = answer.terms.iter().map(|(_, terms)| linear(terms)).sum();
-    let each = answer.demands.iter().zip(&answer.terms);
-    let largest = each.map(|(demand, (_, terms))| linear(terms) / demand.count).fold(0.0, f64::max);
-    let channels: f64 = answer.demands.iter().map(|demand| demand.count).sum();
-    let may = unit::percent(1.0 - answer.headroom);
-    let usable = 1.0 - answer.headroom - answer.full_waking_at_most;
-    steps.push(format!("all channels: {} cores; the costliest of them {}", n(total), n(largest)));
+    let usable = 1.0 - answer.headroom;
     steps.push(format!(
-        "for a shard that had all of it come {}/s: packets of speech, frames of video, heartbeats, \
-         browsers' checks; if it were {may} busy:",
+        "all channels: {} cores; the costliest of them {}, and alone on a shard, with waking up, {}",
+        n(total),
+        n(*costliest),
+        n(*costliest_alone)
+    ));
+    steps.push(format!(
+        "a shard as busy as it may be, for which all of it comes, {}/s packets of speech, frames of \
+         video, heartbeats and browsers' checks,",
         n(answer.rates.arrivals())
     ));
-    steps.extend(waking(&answer.waking_when_full, answer));
-    if answer.full_waking_at_most > answer.waking_when_full.cores {
-        let alone = n(answer.full_waking_at_most);
-        steps.push(format!("one with those alone that wake it for most hearers: {alone} cores"));
-    }
-    steps.push(format!("of each core {may} may be used: {} for channels", n(usable)));
-    steps.push(match answer.shards {
-        Some(1) if total <= usable => format!("{} ≤ {}: one shard is enough", n(total), n(usable)),
-        Some(shards) if f64::from(shards) >= channels => {
+    steps.extend(waking(full, answer));
+    steps.push(match (shards, bound) {
+        (None, _) => format!("{} > {}: it fits no shard", n(*costliest_alone), n(usable)),
+        (Some(shards), None) => {
             format!("each channel fits a shard alone: no more than {shards} shards")
         }
-        Some(shards) => format!(
-            "channels come in any order, each to the shard with the least to do: \
-             ({total} − {largest}) / ({usable} − {largest}), rounded up: {shards} shards",
-            total = n(total),
-            largest = n(largest),
-            usable = n(usable)
-        ),
-        None => format!("{} ≥ {}: it fits no shard", n(largest), n(usable)),
+        (Some(shards), Some(bound)) => placing(*shards, bound, usable),
     });
-    let Some(count) = answer.shards else { return steps };
-    let (each, dearest) = (&answer.each_waking, &answer.dearest_waking);
-    steps.push(format!("with equal parts of all each shard is {} busy:", unit::percent(each.busy)));
+    let is_one = *counted == 1.0;
+    steps.push(match shards {
+        None => {
+            format!("if they had shards all the same, {} with equal parts of all,", n(*counted))
+        }
+        Some(_) if is_one => "on it".to_owned(),
+        Some(_) => "with equal parts of all each shard".to_owned(),
+    });
     steps.extend(waking(each, answer));
     if dearest.cores > each.cores {
-        let busy = unit::percent(dearest.busy);
-        steps.push(format!("the one with the channel that wakes it for most is {busy} busy:"));
+        steps.push("the one with the channel that wakes it for most".to_owned());
         steps.extend(waking(dearest, answer));
+    }
+    if !is_one {
+        steps.push(format!(
+            "waking all of them: {} × {} + {} = {} cores",
+            n(counted - 1.0),
+            n(each.cores),
+            n(dearest.cores),
+            n(*waking_cores)
+        ));
     }
     steps.push(format!(
         "cores busy: {} for channels + {} for waking {} + {} with nobody there = {}",
         n(total),
-        n(answer.waking_cores),
-        if count == 1 { "the shard" } else { "all shards" },
+        n(*waking_cores),
+        if is_one { "the shard" } else { "all shards" },
         n(answer.base_cores),
         n(answer.cores_busy)
     ));
@@ -323,26 +328,49 @@ pub fn steps(answer: &Answer) -> Vec<String> {
     steps
 }
 
+/// How many shards suffice for channels in any order.
+fn placing(shards: u32, bound: &Bound, usable: f64) -> String {
+    let n = |number: f64| unit::short(&unit::number(number));
+    let Bound { with_own_halts, total, largest, reserve } = *bound;
+    let mut text = format!("{} − {} for waking up: {}", n(usable), n(reserve), n(usable - reserve));
+    if with_own_halts {
+        text += &format!(
+            " for channels, each with its own wake-ups of a halted core; all {}, the costliest {}",
+            n(total),
+            n(largest)
+        );
+    } else {
+        text += " for channels";
+    }
+    let (total, largest, usable) = (n(total), n(largest), n(usable - reserve));
+    text + &match shards {
+        1 => format!("; {total} ≤ {usable}: one shard is enough"),
+        _ => format!(
+            "; in any order, each to the shard with the least to do: ({total} − {largest}) / \
+             ({usable} − {largest}), rounded up: {shards} shards"
+        ),
+    }
+}
+
 /// How often a shard wakes up, and what that takes.
 fn waking(waking: &Waking, answer: &Answer) -> Vec<String> {
     let n = |number: f64| unit::short(&unit::number(number));
-    let Waking { at_rest, halts, pauses, hearers, cores, .. } = waking;
-    let rest = n(*at_rest);
-    let asleep = |term: &Term, awake_s: f64| {
-        let awake = unit::duration(1e9 * awake_s);
-        format!("{rest} / (1 + {rest} × {awake}) = {}/s", n(term.amount))
+    let Waking { busy, at_rest, halts, pausing, hearers, pauses, cores } = waking;
+    let asleep = |at_rest: f64, term: &Term, awake_s: f64| {
+        let (at_rest, awake) = (n(at_rest), unit::duration(1e9 * awake_s));
+        format!("{at_rest} / (1 + {at_rest} × {awake}) = {}/s", n(term.amount))
     };
     let (wake_ns, cold_ns) = answer.wake_ns;
     vec![
-        format!("  {rest}/s come while it is not"),
+        format!("  is {} busy; {}/s come while it is not", unit::percent(*busy), n(*at_rest)),
         format!(
             "  on a halted core: {} × {}",
-            asleep(halts, HALT_S),
+            asleep(*at_rest, halts, HALT_S),
             unit::duration(halts.each_ns)
         ),
         format!(
             "  after a pause: {} × ({} + {} hearers × {})",
-            asleep(pauses, WARM_S),
+            asleep(*pausing, pauses, WARM_S),
             unit::duration(wake_ns),
             n(*hearers),
             unit::duration(cold_ns)
@@ -408,7 +436,7 @@ mod tests {
         answer::sensitivity,
         calibration::FORMAT,
         host::Resources,
-        model::tests::round_model,
+        model::{Model, tests::round_model},
         profile::{Channels, Profile},
     };
 
@@ -460,15 +488,35 @@ mod tests {
             "on a halted core: 1,570 / (1 + 1,570 × 100 µs) = 1,360/s × 10.0 µs",
             "after a pause: 1,570 / (1 + 1,570 × 10.0 ms) = 94/s × (100 µs + 95.3 hearers × 0 ns)",
             "(0.978 − 0.0163) / (0.477 − 0.0163), rounded up: 3 shards",
-            "with equal parts of all each shard is 34.1 % busy:",
+            "  is 34.1 % busy; 691/s come while it is not",
+            "waking all of them: 2 × 0.0152 + 0.0152 = 0.0456 cores",
+            "0.978 for channels + 0.0456 for waking all shards + 0.001 with nobody there = 1.02",
             "5,000/s × (160 B of payload + 72 around it) × 8 = 9.28 Mbit/s out",
-            "for waking all shards + 0.001 with nobody there = ",
             "9.54 MiB with nobody there + 6,060 sessions × 48.8 KiB + 0 browsers",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
         let large = explain(&answered(&guild(4_000)));
-        assert!(large.contains("fits no shard"), "{large}");
+        assert!(large.contains("fits no shard") && large.contains("cores busy: "), "{large}");
+        // A stage keeps nearly half of a core busy, and pairs whose halts many shards share.
+        let pairs = Channels { count: 1_000, ..Channels::of(2) };
+        let channels = vec![Channels::of(2_000), pairs];
+        let mixed = Profile { name: String::new(), channels };
+        let model = Model { cold_ns: 1_500.0, ..round_model() };
+        let mixed = explain(&Answer::of(&mixed, &model, 0.5, &Resources::default()).unwrap());
+        for part in [
+            "for channels, each with its own wake-ups of a halted core; all ",
+            "the one with the channel that wakes it for most",
+            "× (100 µs + 1,010 hearers × 1.50 µs)",
+        ] {
+            assert!(mixed.contains(part), "{part}\n{mixed}");
+        }
+        let channels = vec![Channels::of(3_000), Channels::of(3_000)];
+        let apart = explain(&answered(&Profile { name: String::new(), channels }));
+        assert!(
+            apart.contains("each channel fits a shard alone: no more than 2 shards"),
+            "{apart}"
+        );
     }
 
     #[test]
