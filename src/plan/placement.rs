@@ -196,7 +196,8 @@ mod tests {
                 let placed = place(&model, usable, kinds);
                 (placed.shards.unwrap_or(u32::MAX), cores + placed.waking_cores, placed)
             };
-            let mut kinds: Vec<_> = kinds.iter().map(|(n, members)| (f64::from(*n), *members)).collect();
+            let counted = kinds.iter().map(|(n, members)| (f64::from(*n), *members));
+            let mut kinds: Vec<_> = counted.collect();
             let before = of(&kinds);
             kinds.push((1.0, more));
             let after = of(&kinds);
