@@ -235,7 +235,7 @@ fn parse_size(text: &str) -> Result<f64, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::plan) mod tests {
     use clap::Parser;
 
     use super::*;
@@ -246,7 +246,7 @@ mod tests {
         plan: PlanArgs,
     }
 
-    fn parse(arguments: &[&str]) -> Result<PlanArgs, clap::Error> {
+    pub(in crate::plan) fn parse(arguments: &[&str]) -> Result<PlanArgs, clap::Error> {
         let line = Line::try_parse_from([&["plan"], arguments].concat());
         line.map(|line| line.plan)
     }

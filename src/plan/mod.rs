@@ -112,17 +112,10 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode, PlanError> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
+    use args::tests::parse;
     use calibration::FORMAT;
     use model::tests::round_model;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        plan: PlanArgs,
-    }
 
     #[test]
     fn what_can_have_no_answer_is_refused_before_a_server_is_watched() {
@@ -139,10 +132,10 @@ mod tests {
         calibration.write(&path).unwrap();
         let calibration = path.to_str().unwrap();
         // Nobody listens there.
-        let live = ["plan", "--from-metrics", "http://127.0.0.1:1/", "--calibration", calibration];
+        let live = ["--from-metrics", "http://127.0.0.1:1/", "--calibration", calibration];
         let refused = |arguments: &[&str]| {
-            let line = Line::try_parse_from([&live, arguments].concat()).unwrap();
-            plan(&line.plan).unwrap_err().to_string()
+            let args = parse(&[&live, arguments].concat()).unwrap();
+            plan(&args).unwrap_err().to_string()
         };
         assert!(refused(&["--mode", "xchacha"]).contains("was never measured"));
         assert!(refused(&["--headroom", "100"]).contains("--headroom"));
