@@ -25,7 +25,7 @@ pub enum AnswerError {
     Headroom,
 }
 
-/// How an encryption is called that was measured.
+/// The encryption of this name, which was measured.
 ///
 /// # Errors
 /// It was not.
@@ -83,8 +83,6 @@ pub struct Answer {
     pub base_cores: f64,
     /// All of that together.
     pub cores_busy: f64,
-    /// Cores that the costliest channel takes.
-    pub largest_cores: f64,
     /// Shards needed; `None` if a channel is too large for one.
     pub shards: Option<u32>,
     /// Memory, bytes.
@@ -210,7 +208,6 @@ impl Answer {
             wake_ns: (model.wake_ns, model.cold_ns),
             base_cores: model.base_cores,
             cores_busy: in_channels + placement.waking_cores + model.base_cores,
-            largest_cores: placement.costliest_alone,
             shards: placement.shards,
             placement,
             memory_bytes,
@@ -241,7 +238,7 @@ impl Answer {
                 .filter(|_| self.shards.is_some()),
             known(
                 "the core of the costliest channel",
-                self.largest_cores,
+                self.placement.costliest_alone,
                 Some(usable),
                 Unit::Cores,
             ),
@@ -373,7 +370,7 @@ mod tests {
         };
         let busy =
             |bursts: f64, rest: f64| (0..100).fold(rest, |busy, _| rest + waking(bursts, busy));
-        assert!((answer.largest_cores - busy(50.0, one)).abs() < 1e-12);
+        assert!((answer.placement.costliest_alone - busy(50.0, one)).abs() < 1e-12);
         assert_eq!(answer.shards, Some(3));
         assert!((59.0 * one) / (0.5 - waking(3_000.0, 0.5) - one) > 2.0);
         let three = 3.0 * busy(1_000.0, 20.0 * one);

@@ -1,7 +1,7 @@
 //! Least squares with costs that are never negative. Numbers in, numbers out. Called by
 //! `calibration`.
 
-/// Rounds of improvement at most; the sixteen unknowns of a calibration settled in 304 and 1,338.
+/// Rounds of improvement at most; the costs of a calibration settle in hundreds to some thousands.
 const ROUNDS_MAX: usize = 200_000;
 
 /// Change of a cost from one round to the next below which it has settled, relative to its share of

@@ -133,7 +133,7 @@ pub fn verdict(answer: &Answer) -> String {
         return format!(
             "The costliest channel takes {} cores, which no shard has with {left} left free: a \
              channel cannot be shared by cores.",
-            unit::number(answer.largest_cores)
+            unit::number(answer.placement.costliest_alone)
         );
     };
     let (word, each) = if shards == 1 { ("shard", "") } else { ("shards", "each ") };
